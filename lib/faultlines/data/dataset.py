@@ -1,0 +1,107 @@
+"""What `load` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from faultlines.data.balance import balanced_order
+
+
+class Split(NamedTuple):
+    """Images and their classes; unpacks as `x, y`.
+
+    Attributes:
+        x: Images, `[n, channel, height, width]` in [0, 1].
+        y: Classes, `[n]`.
+    """
+
+    x: Float[Tensor, "n channel height width"]
+    y: Int64[Tensor, " n"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: The name it was loaded by.
+        x_train: Training images, float32 in [0, 1]; models normalise for themselves.
+        y_train: Training classes.
+        x_test: Test images.
+        y_test: Test classes.
+        classes: Class names; `classes[y]` names a sample.
+    """
+
+    name: str
+    x_train: Float[Tensor, "train channel height width"]
+    y_train: Int64[Tensor, " train"]
+    x_test: Float[Tensor, "test channel height width"]
+    y_test: Int64[Tensor, " test"]
+    classes: tuple[str, ...]
+
+    @property
+    def train(self) -> Split:
+        """The training images and classes."""
+        return Split(self.x_train, self.y_train)
+
+    @property
+    def test(self) -> Split:
+        """The test images and classes."""
+        return Split(self.x_test, self.y_test)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channel, height and width."""
+        channel, height, width = self.x_train.shape[1:]
+        return channel, height, width
+
+    def hold_out(self, size: int | float, seed: int = 0) -> tuple[Split, Split]:
+        """Split the training set into a part to train on and a class-balanced part to choose by.
+
+        Args:
+            size: Validation samples as an integer, or their share of the training set as a float in (0, 1).
+            seed: Seed of the choice.
+
+        Returns:
+            `(train, validation)`: disjoint, together the whole training set; each in its stored order.
+
+        Raises:
+            ValueError: If either part would be empty.
+
+        Example:
+            >>> from faultlines.data import load
+            >>> train, validation = load("digits").hold_out(200, seed=1)
+            >>> len(train.y), validation.y.bincount().tolist()
+            (1097, [20, 20, 20, 20, 20, 20, 20, 20, 20, 20])
+        """
+        total = len(self.y_train)
+        n = round(size * total) if isinstance(size, float) and 0 < size < 1 else size
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < total:
+            raise ValueError(
+                f"size={size!r} must be an integer from 1 to {total - 1}, or a float in (0, 1) that leaves "
+                "neither part empty"
+            )
+        chosen = np.zeros(total, dtype=bool)
+        chosen[balanced_order(self.y_train.cpu().numpy(), seed)[:n]] = True
+        held = torch.from_numpy(chosen).to(self.y_train.device)
+        return Split(self.x_train[~held], self.y_train[~held]), Split(self.x_train[held], self.y_train[held])
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the data set with its tensors on `device`."""
+        tensors = {
+            name: getattr(self, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")
+        }
+        return replace(self, **tensors)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.image_shape))
+        return (
+            f"Dataset({self.name!r}: {len(self.y_train)} train, {len(self.y_test)} test, images {shape}, "
+            f"{len(self.classes)} classes)"
+        )
