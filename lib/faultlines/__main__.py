@@ -1,0 +1,5 @@
+"""`python -m faultlines`."""
+
+from faultlines.runner.cli import main
+
+main()

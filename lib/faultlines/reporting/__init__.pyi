@@ -1,0 +1,14 @@
+from .figures import PALETTE as PALETTE
+from .figures import figure as figure
+from .figures import use_style as use_style
+from .intervals import Interval as Interval
+from .intervals import bootstrap_interval as bootstrap_interval
+from .intervals import mean_interval as mean_interval
+from .intervals import paired_interval as paired_interval
+from .intervals import wilson_interval as wilson_interval
+from .ledger import Claim as Claim
+from .ledger import Ledger as Ledger
+from .prose import glue_numbers as glue_numbers
+from .tables import Table as Table
+from .verdicts import Verdict as Verdict
+from .verdicts import judge as judge

@@ -1,0 +1,127 @@
+"""Stage the executed notebooks and render them with Jupyter Book, execution off, warnings as errors."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.errors import UsageError
+from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.project import Project
+from faultlines.runner.reference import write_reference
+from faultlines.runner.runs import Runs
+from faultlines.runner.scoreboard import read_board
+from faultlines.runner.staging import stage
+from faultlines.runner.store import write_atomic
+from faultlines.runner.task import Task
+from faultlines.runner.toc import toc_pages
+
+ASSETS = ("_config.yml", "_toc.yml", "references.bib", "_static", "_ext")
+
+
+def build(project: Project) -> Path:
+    """Bring the book up to date and return its front page.
+
+    Raises:
+        UsageError: If a page of the table of contents has no result to show.
+        RuntimeError: If Jupyter Book ends with an error or a warning, or a page is not there afterwards.
+    """
+    source, html = project.build / "source", project.build / "html"
+    pages = stage_book(project, source)
+    stamp, seal = project.build / "book.stamp", _seal(source, project.library)
+    if not (stamp.exists() and stamp.read_text() == seal and (html / "index.html").exists()):
+        stamp.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(project.root)]
+        log = project.build / "book.log"
+        with log.open("w") as file:
+            status = subprocess.run(
+                [*command, "-n", "-W", "--keep-going"], stdout=file, stderr=subprocess.STDOUT
+            ).returncode
+        if status:
+            raise RuntimeError(f"the book did not build (log: {log}):\n{_errors(log)}")
+        missing = [page for page in pages if not (html / f"{page}.html").is_file()]
+        if missing:
+            raise RuntimeError(f"Jupyter Book ended well but wrote no page for {', '.join(missing)} (log: {log})")
+        write_atomic(stamp, seal)
+    return html / "index.html"
+
+
+def stage_book(project: Project, destination: Path) -> list[str]:
+    """Lay out the book's sources under `destination` and return its pages, without endings.
+
+    Files are rewritten only where they differ, so that Sphinx renders only what changed.
+
+    Raises:
+        UsageError: If a page of the table of contents has no source or no result.
+    """
+    runs, laid = Runs.load(project), set()
+    judge, chapters = Freshness(project, runs), Chapter.all(project)
+
+    def lay(path: str, content: bytes) -> None:
+        target = destination / path
+        laid.add(target)
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    for asset in ASSETS:
+        for path in _files(project.root / asset):
+            lay(str(path.relative_to(project.root)), path.read_bytes())
+    board = read_board(project, runs)
+    lay("_generated/scoreboard.md", board.myst().encode())
+    reference = project.build / "reference"
+    shutil.rmtree(reference, ignore_errors=True)
+    write_reference(reference)
+    for path in _files(reference):
+        lay(f"library/{path.relative_to(reference)}", path.read_bytes())
+    pages = toc_pages(project)
+    for page in pages:
+        folder, _, name = page.rpartition("/")
+        if name in chapters and folder:
+            run = "default" if folder == "chapters" else folder.removeprefix("results/")
+            state = _presentable(judge, Task(chapters[name], run))
+            notebook = stage(chapters[name], state, prefix="" if run == "default" else f"{run}-")
+            lay(f"{page}.ipynb", (nbformat.writes(notebook) + "\n").encode())
+        elif (project.root / f"{page}.md").is_file():
+            lay(f"{page}.md", (project.root / f"{page}.md").read_bytes())
+        elif destination / f"{page}.md" not in laid:
+            raise UsageError(f"_toc.yml names {page}, but there is no {page}.md and no chapter of that name")
+    for path in _files(destination):
+        if path not in laid:
+            path.unlink()
+    return pages
+
+
+def _presentable(judge: Freshness, task: Task) -> State:
+    state = judge.state(task)
+    if state.result is None:
+        raise UsageError(f"{task.chapter.name} has no result of run {task.run}: `{task.command}` makes one")
+    return state
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def _seal(source: Path, library: Path) -> str:
+    # the library's docstrings are a page of the book, so here its text counts to the letter
+    content = hashlib.sha256()
+    for folder in (source, library):
+        for path in _files(folder):
+            content.update(str(path.relative_to(folder)).encode())
+            content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _errors(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    told = [line for line in lines if "WARNING" in line or "ERROR" in line]
+    return "\n".join((told or lines)[-20:])

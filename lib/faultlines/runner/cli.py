@@ -1,0 +1,295 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.errors import UsageError
+from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.parameters import Check
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.task import Task
+
+app = typer.Typer(
+    name="faultlines",
+    help="Run the chapters of Fault Lines, render the book, and see what is fresh.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="CHAPTER...", help="Chapters; all where none is named.")]
+RunName = Annotated[str, typer.Option("--run", help="Run group of runs.yml.")]
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Register a command whose usage errors become one line and exit status 2."""
+
+    @wraps(function)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            status = function(*arguments, **options)
+        except UsageError as error:
+            err.print(f"faultlines: {error}", markup=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            err.print("faultlines: interrupted; what was finished is kept, the same command goes on from there")
+            raise typer.Exit(130) from None
+        if status:
+            raise typer.Exit(status)
+
+    app.command(name=function.__name__)(guarded)
+    return guarded
+
+
+def read_overrides(given: list[str]) -> dict[str, str]:
+    """Split `name=value` words.
+
+    Raises:
+        UsageError: If a word has no `=`, or a name comes twice.
+    """
+    overrides: dict[str, str] = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"-p {word!r} is not of the form name=value")
+        if name in overrides:
+            raise UsageError(f"parameter {name!r} is given twice")
+        overrides[name] = value
+    return overrides
+
+
+def check_data_set(name: str) -> None:
+    """Raise ValueError where a data set is neither here nor to be had."""
+    if name == "digits":
+        return  # embedded: no need to load the library to know
+    from faultlines.data import available, load
+
+    known = {entry.name: entry for entry in available()}
+    if name in known and known[name].source:
+        return
+    try:
+        load(name)  # downloads it where there is a network, which is better done before a kernel waits for it
+    except OSError as error:
+        raise ValueError(str(error)) from None
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where a device is unknown or not there."""
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise ValueError("a device is auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do")
+
+
+CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
+
+
+def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: dict[str, str]) -> list[Task]:
+    """Return the tasks that a command line names.
+
+    Raises:
+        UsageError: If a chapter, or the run, is unknown, or the run has no such chapter.
+    """
+    runs[run]
+    chapters = Chapter.named(project, names)
+    for chapter in chapters:
+        if names and not runs.covers(run, chapter):
+            has = [name for name in runs.runs if runs.covers(name, chapter)]
+            raise UsageError(f"{chapter.name} has no run {run!r}: it has {', '.join(has)} (runs.yml)")
+    return [Task(chapter, run, overrides) for chapter in chapters if runs.covers(run, chapter)]
+
+
+@command
+def run(
+    chapters: Names = None,
+    run: RunName = "default",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Notebooks at a time.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Execute also what is fresh.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Execute also what is fresh but came with the clone.")
+    ] = False,
+) -> int:
+    """Execute what is missing or stale."""
+    from faultlines.runner.pool import Pool
+
+    project = Project.find()
+    runs = Runs.load(project)
+    tasks = choose(project, runs, chapters or [], run, read_overrides(parameter or []))
+    judge = Freshness(project, runs)
+    work = []
+    for task in tasks:
+        state = judge.state(task, "here" if here else "any")
+        resolved = task.parameters(runs)
+        if force or state.name != "fresh":
+            work.append((task, resolved))
+    for task, _ in work:
+        task.parameters(runs, CHECKS)
+    fresh = len(tasks) - len(work)
+    out.print(f"{len(work)} to execute, {fresh} fresh")
+    if not work:
+        return 0
+    outcomes = Pool(project, jobs, out).run(work)
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    for outcome in outcomes:
+        if outcome.ok:
+            where = outcome.task.working(project).relative_to(project.root)
+            out.print(f"{outcome.task.chapter.name} · {outcome.task.label}: {where}", markup=False, soft_wrap=True)
+    for outcome in failed:
+        detail = outcome.detail
+        cell = f" in cell {detail['cell']}" if detail.get("cell") else ""
+        first = detail.get("message", "").strip().splitlines() or [""]
+        err.print(
+            f"{outcome.task.chapter.name} · {outcome.task.label} failed{cell}: {detail['error']}: {first[0]}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if detail.get("notebook"):
+            err.print(f"  its notebook, with the traceback: {detail['notebook']}", markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+@command
+def book() -> int:
+    """Stage the executed notebooks and render them into _build/html."""
+    from faultlines.runner.book import build
+
+    project = Project.find()
+    try:
+        index = build(project)
+    except RuntimeError as error:
+        err.print(f"faultlines: {error}", markup=False, soft_wrap=True)
+        return 1
+    out.print(f"the book: {index}", soft_wrap=True)
+    return 0
+
+
+def age(started: str) -> str:
+    """Return how long ago a time was, roughly."""
+    hours = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() / 3600
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+COLOURS = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red"}
+
+
+@command
+def status(chapters: Names = None) -> None:
+    """Show what there is of each chapter under each run."""
+    from faultlines.runner.staging import duration
+
+    project = Project.find()
+    runs = Runs.load(project)
+    judge = Freshness(project, runs)
+    table = Table("chapter", "run", "state", "age", "took", "device", "changed since", box=None)
+    for chapter in Chapter.named(project, chapters or []):
+        for name in runs.runs:
+            if not runs.covers(name, chapter):
+                continue
+            state: State = judge.state(Task(chapter, name))
+            colour = COLOURS[state.name]
+            cells = [chapter.name, name, f"[{colour}]{state.name}[/{colour}]"]
+            if state.result is not None:
+                record = state.result.provenance
+                cells += [age(record.started), duration(record.wall_s), str(record.kernel.get("device", ""))]
+            else:
+                cells += ["", "", ""]
+            table.add_row(*cells, ", ".join(state.changes))
+    out.print(table)
+
+
+@command
+def claims(chapters: Names = None) -> None:
+    """Show the claims ledgers of all runs."""
+    from faultlines.runner.scoreboard import read_board
+
+    project = Project.find()
+    names = {chapter.name for chapter in Chapter.named(project, chapters or [])}
+    board = read_board(project, Runs.load(project))
+    board.chapters = [entry for entry in board.chapters if entry.chapter.name in names]
+    if not board.chapters:
+        out.print("no chapter has a result yet: `faultlines run` makes them")
+        return
+    out.print(Markdown(board.markdown()))
+
+
+@command
+def publish(chapters: Names = None, run: RunName = "default") -> None:
+    """Copy this machine's fresh results to where readers find them."""
+    from faultlines.runner.publish import publish as publish_task
+
+    project = Project.find()
+    runs = Runs.load(project)
+    for task in choose(project, runs, chapters or [], run, {}):
+        changed = publish_task(project, task)
+        where = project.published(task.run, task.chapter.name).relative_to(project.root)
+        out.print(f"{where}: {'published' if changed else 'as it was'}", soft_wrap=True)
+
+
+@command
+def doctor() -> int:
+    """Tell what this machine has, and what is not in order."""
+    from faultlines.runner.doctor import examine
+
+    rows = examine(Project.find())
+    table = Table("what", "found", "", box=None)
+    for what, finding, well in rows:
+        table.add_row(what, finding, "[green]ok[/green]" if well else "[red]not in order[/red]")
+    out.print(table)
+    return 0 if all(well for _, _, well in rows) else 1
+
+
+@command
+def data(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One data set; all where none is named.")] = None,
+) -> int:
+    """Tell which data sets are here, and how to get those that are not."""
+    from faultlines.data import available
+    from faultlines.data.root import data_root
+
+    entries = {entry.name: entry for entry in available()}
+    if name is not None and name not in entries:
+        raise UsageError(f"unknown data set {name!r}: it is one of {', '.join(entries)}")
+    out.print(f"data root (FAULTLINES_DATA): {data_root()}", soft_wrap=True)
+    for entry in [entries[name]] if name else entries.values():
+        shape = "x".join(map(str, entry.image_shape))
+        found = f"{entry.source}, {entry.path or 'comes with scikit-learn'}" if entry.source else "not here"
+        size = f"{entry.n_train} + {entry.n_test} images {shape}"
+        out.print(f"{entry.name}: {size}: {found}", markup=False, soft_wrap=True)
+        if not entry.source:
+            out.print(f"  {entry.how}", markup=False, soft_wrap=True)
+    return 0 if name is None or entries[name].source else 1
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Whether a result still says what the code says.
+
+A result is stale exactly when the chapter's code, its parameters under the run, or the code of a library module
+that its kernel had loaded differs from what its record holds. (A cache that keys on the notebook's cells alone
+goes on printing the old number after an edit of the library.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from faultlines.runner.hashing import library_hashes
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.store import Result, read_result
+from faultlines.runner.task import Task, Where
+
+Name = Literal["fresh", "stale", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of a chapter under a run.
+
+    Attributes:
+        name: `fresh`, `stale`, `missing`, or `failed` where the last execution here raised.
+        result: The best result there is, which of a failed or stale one may be an old one.
+        changes: What differs from the result's record, in words; empty where nothing does.
+    """
+
+    name: Name
+    result: Result | None = None
+    changes: tuple[str, ...] = ()
+
+
+class Freshness:
+    """Judges results against one reading of the library's code."""
+
+    def __init__(self, project: Project, runs: Runs) -> None:
+        """Read the code of every library module."""
+        self.project = project
+        self.runs = runs
+        self.modules: Mapping[str, str] = library_hashes(project.library)
+
+    def changes(self, task: Task, result: Result) -> tuple[str, ...]:
+        """Return what differs between a result's record and the code as it is."""
+        record = result.provenance
+        found = []
+        if record.chapter_hash != task.chapter.code_hash:
+            found.append(f"chapter {task.chapter.name}")
+        parameters = task.parameters(self.runs)
+        absent = object()
+        found += [
+            f"parameter {name}"
+            for name in sorted(record.parameters.keys() | parameters.keys())
+            if record.parameters.get(name, absent) != parameters.get(name, absent)
+        ]
+        found += [
+            f"module {name}" if name in self.modules else f"module {name} (gone)"
+            for name, code in record.modules.items()
+            if self.modules.get(name) != code
+        ]
+        return tuple(found)
+
+    def state(self, task: Task, where: Where = "any") -> State:
+        """Return the state of a task.
+
+        Args:
+            task: The task.
+            where: `"here"` looks only at what this machine executed itself, `"published"` only at what is
+                committed, `"any"` at both, this machine's own first.
+        """
+        failed = task.failed(self.project).exists()
+        stale: State | None = None
+        for path in task.places(self.project, where):
+            result = read_result(path)
+            if result is None:
+                continue
+            changes = self.changes(task, result)
+            if not changes:
+                return State("failed" if failed else "fresh", result)
+            stale = stale or State("failed" if failed else "stale", result, changes)
+        return stale or State("failed" if failed else "missing")
+
+
+def freshness(project: Project, task: Task) -> State:
+    """Return the state of one task; see `Freshness` for many."""
+    return Freshness(project, Runs.load(project)).state(task)

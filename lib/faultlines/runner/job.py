@@ -1,0 +1,195 @@
+"""Execute one notebook: the job that a pool of processes and a cluster share.
+
+`python -m faultlines.runner.job` reads a `Job` as JSON from standard input and prints one JSON line an event:
+`start`, `cell`, then `done` or `failed`. It runs in a process of its own so that threads and devices are its
+own, and so that the caller can end it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from pydantic import BaseModel
+
+from faultlines.runner.chapters import Chapter, code_cells
+from faultlines.runner.hashing import library_hashes
+from faultlines.runner.project import Project
+from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
+from faultlines.runner.store import write_notebook
+from faultlines.runner.task import Task
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Job(BaseModel):
+    """Everything that a job needs to know, plain enough to travel as JSON.
+
+    Attributes:
+        root: The checkout.
+        chapter: Name of the chapter.
+        run: Run group.
+        overrides: Parameters given on the command line, as text.
+        parameters: All parameters, resolved and checked.
+        timeout_s: Longest time that one cell may take; None for no limit.
+    """
+
+    root: Path
+    chapter: str
+    run: str
+    overrides: dict[str, str]
+    parameters: dict[str, Any]
+    timeout_s: int | None = None
+
+
+def execute(job: Job, report: Report = lambda event: None) -> bool:
+    """Execute a job and put its result in place.
+
+    The result stands where `Task.working` says only once it is whole. A chapter that raises leaves its
+    notebook, with the traceback, at `Task.failed`, and an earlier good result untouched.
+
+    Args:
+        job: What to do.
+        report: Called with an event (a dict with key `event`) at the start, after each cell, and at the end.
+
+    Returns:
+        Whether every cell ran.
+    """
+    from papermill.exceptions import PapermillExecutionError
+
+    project = Project.find(job.root)
+    task = Task(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
+    partial = task.partial(project)
+    chapter_hash, modules = task.chapter.code_hash, library_hashes(project.library)
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    report({"event": "start", "cells": task.chapter.size})
+    try:
+        notebook = _papermill(job, task, partial, report)
+    except PapermillExecutionError as error:
+        where = {"cell": error.exec_count, "error": error.ename, "message": str(error.evalue)}
+        _keep_failed(task, project, where, report)
+        return False
+    except Exception as error:  # a kernel that died, a cell that took too long: no traceback in the notebook
+        where = {"cell": _running_cell(partial), "error": type(error).__name__, "message": str(error)}
+        _keep_failed(task, project, where, report)
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    kernel = take(notebook, MIME)[-1]
+    record = Provenance(
+        chapter=job.chapter,
+        run=job.run,
+        overrides=job.overrides,
+        parameters=job.parameters,
+        chapter_hash=chapter_hash,
+        modules={name: modules[name] for name in kernel.pop("modules") if name in modules},
+        command=task.command,
+        started=started,
+        wall_s=round(time.monotonic() - clock, 1),
+        commit=commit_of(project.root),
+        kernel=kernel,
+    )
+    notebook.cells.pop()  # the epilogue
+    ledger = [row for rows in take(notebook, LEDGER_MIME) for row in rows]
+    _clean(notebook)
+    record.write(notebook)
+    notebook.metadata[KEY]["ledger"] = ledger
+    write_notebook(notebook, task.working(project))
+    task.failed(project).unlink(missing_ok=True)
+    report({"event": "done", "wall_s": record.wall_s})
+    return True
+
+
+def _papermill(job: Job, task: Task, partial: Path, report: Report) -> NotebookNode:
+    import papermill
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Reporting(NBClientEngine):
+        """papermill's own engine, telling of each finished code cell."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            complete, finished = nb_man.cell_complete, 0
+
+            def cell_complete(cell: NotebookNode, *rest: Any, **more: Any) -> None:
+                nonlocal finished
+                complete(cell, *rest, **more)
+                if cell.cell_type == "code":
+                    finished += 1
+                    report({"event": "cell", "done": finished})
+
+            nb_man.cell_complete = cell_complete
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("faultlines", Reporting)
+    source = task.chapter.notebook()
+    declared = {parameter.name: parameter.default for parameter in task.chapter.parameters}
+    overridden = {name: value for name, value in job.parameters.items() if declared[name] != value}
+    source.cells.append(nbformat.v4.new_code_cell(EPILOGUE))
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    write_notebook(source, partial)
+    return papermill.execute_notebook(
+        str(partial),
+        str(partial),
+        parameters=overridden,
+        engine_name="faultlines",
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(task.chapter.path.parent),
+        execution_timeout=job.timeout_s,
+    )
+
+
+def _clean(notebook: NotebookNode) -> None:
+    # papermill notes absolute paths and the time of every cell: noise in a committed file
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution", "exception"):
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+
+
+def _running_cell(partial: Path) -> int | None:
+    try:
+        cells = code_cells(nbformat.read(partial, as_version=4))
+    except (OSError, ValueError):
+        return None
+    return 1 + sum(cell.execution_count is not None for cell in cells)
+
+
+def _keep_failed(task: Task, project: Project, where: dict[str, Any], report: Report) -> None:
+    failed = task.failed(project)
+    try:
+        notebook = nbformat.read(task.partial(project), as_version=4)
+    except (OSError, ValueError):
+        notebook = task.chapter.notebook()
+    notebook.metadata.setdefault(KEY, {})["failure"] = where
+    _clean(notebook)
+    write_notebook(notebook, failed)
+    report({"event": "failed", "notebook": str(failed), **where})
+
+
+def main() -> int:
+    """Run the job on standard input."""
+    # SIGTERM as an exception, so that nbclient shuts its kernel down on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar redrawn a thousand times is no output to keep
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else prints must not break the stream of events
+    job = Job.model_validate_json(sys.stdin.read())
+    return 0 if execute(job, lambda event: print(json.dumps(event), file=channel)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""A chapter's parameters: one typed, commented cell, and the check of every value against it.
+
+The cell is the only place where a parameter is declared:
+
+    seeds: int = 5  # paired seeds [2..64]
+    dataset: str = "digits"  # data set [data set]
+    pool: str = "cls"  # how tokens are read out [cls | mean]
+
+The bracket at the end of the comment says what is allowed: a closed range of numbers, a choice of words, or
+the name of a check that the caller may bring along (`data set`, `device`). For a list it holds for each element.
+papermill itself accepts any name and any value, so the runner looks here first.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import tokenize
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from faultlines.runner.errors import UsageError
+
+SCALARS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+RANGE = re.compile(r"^(?P<low>-?[\d.e+-]+?)\s*\.\.\s*(?P<high>-?[\d.e+-]+|)$")
+
+NAMED = ("data set", "device")
+
+Check = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One declared parameter.
+
+    Attributes:
+        name: Its name in the chapter.
+        type: Its annotation as written: `int`, `float`, `str`, `bool`, or `list[...]` of one of these.
+        default: Its value in the chapter, which is the embedded default run.
+        comment: What the comment says, without the bracket.
+        allowed: What stands in the bracket, empty where every value of the type will do.
+    """
+
+    name: str
+    type: str
+    default: Any
+    comment: str
+    allowed: str
+
+    @property
+    def scalar(self) -> str:
+        """Type of one element."""
+        return self.type.removeprefix("list[").removesuffix("]")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return self.type.startswith("list[")
+
+    def parse(self, text: str) -> Any:
+        """Read a value as written on the command line, `0.1` or `[1, 2]` or `mnist`.
+
+        Raises:
+            UsageError: If the text cannot be read as a value of the type.
+        """
+        if self.type == "str":
+            return text
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"parameter {self.name}={text!r} cannot be read as {self.type}") from None
+        if isinstance(value, str) and self.scalar == "float":
+            try:
+                value = float(value)  # YAML 1.1 reads 1e-3 as a word
+            except ValueError:
+                pass
+        return [value] if self.is_list and not isinstance(value, list) else value
+
+    def check(self, value: Any, checks: Mapping[str, Check]) -> Any:
+        """Return the value in its declared type.
+
+        Raises:
+            UsageError: If type, range, choice or a named check says no.
+        """
+        if not self.is_list:
+            return self._check_scalar(value, checks)
+        if not isinstance(value, list) or not value:
+            raise UsageError(f"parameter {self.name}={value!r} must be a non-empty {self.type}")
+        return [self._check_scalar(element, checks) for element in value]
+
+    def _check_scalar(self, value: Any, checks: Mapping[str, Check]) -> Any:
+        kind = SCALARS[self.scalar]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UsageError(
+                f"parameter {self.name}={value!r} is {type(value).__name__}, must be {self.type}"
+                f" (default {self.default!r})"
+            )
+        if not self.allowed:
+            return value
+        if self.allowed in NAMED:
+            try:
+                checks.get(self.allowed, lambda _: None)(value)
+            except ValueError as error:
+                raise UsageError(f"parameter {self.name}={value!r}: {error}") from None
+            return value
+        span = RANGE.match(self.allowed)
+        if span:
+            low, high = float(span["low"]), float(span["high"] or "inf")
+            if not low <= value <= high:
+                raise UsageError(f"parameter {self.name}={value!r} is outside {self.allowed}")
+            return value
+        choices = [choice.strip() for choice in self.allowed.split("|")]
+        if str(value) not in choices:
+            raise UsageError(f"parameter {self.name}={value!r} is not one of {', '.join(choices)}")
+        return value
+
+
+def read_parameters(source: str, where: str = "parameters cell") -> list[Parameter]:
+    """Read a parameters cell.
+
+    Args:
+        source: The cell.
+        where: How to name it in an error.
+
+    Raises:
+        UsageError: If a line is not `name: type = literal  # comment`.
+
+    Example:
+        >>> [p] = read_parameters("eps: float = 0.1  # radius of the ball [0..1]")
+        >>> p.name, p.type, p.default, p.comment, p.allowed
+        ('eps', 'float', 0.1, 'radius of the ball', '0..1')
+    """
+    comments = {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    parameters = []
+    for node in ast.parse(source).body:
+        shape = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+        if not shape:
+            raise UsageError(f"{where}, line {node.lineno}: a parameter is `name: type = value  # comment`")
+        annotation = ast.unparse(node.annotation)
+        if annotation.removeprefix("list[").removesuffix("]") not in SCALARS:
+            raise UsageError(f"{where}, line {node.lineno}: type {annotation!r} is not {' | '.join(SCALARS)} or a list")
+        comment = comments.get(node.end_lineno, "")
+        found = re.search(r"\[([^\[\]]+)\]$", comment)
+        parameters.append(
+            Parameter(
+                name=node.target.id,
+                type=annotation,
+                default=ast.literal_eval(node.value),
+                comment=comment[: found.start()].strip() if found else comment,
+                allowed=found[1].strip() if found else "",
+            )
+        )
+    return parameters
+
+
+def resolve(
+    declared: list[Parameter], values: Mapping[str, Any], where: str, checks: Mapping[str, Check]
+) -> dict[str, Any]:
+    """Return every parameter's value: the defaults, overridden by `values`, all checked.
+
+    Args:
+        declared: What the chapter declares.
+        values: Overrides, from `runs.yml` or the command line (already parsed).
+        where: Whose parameters these are, for the error.
+        checks: Named checks by the word in the bracket; each raises ValueError on a bad value.
+
+    Raises:
+        UsageError: On an unknown name or a value that is not allowed.
+    """
+    by_name = {parameter.name: parameter for parameter in declared}
+    for name in values:
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"{where} has no parameter {name!r}{hint} (it has {', '.join(by_name)})")
+    return {
+        name: parameter.check(values.get(name, parameter.default), checks) for name, parameter in by_name.items()
+    }

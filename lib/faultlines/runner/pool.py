@@ -1,0 +1,199 @@
+"""Execute tasks, several at a time, on one machine.
+
+Each notebook is a process. Processor threads are shared out between those that run at once; where there are
+GPUs, each notebook gets one to itself and waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from faultlines.runner.job import Job
+from faultlines.runner.project import Project
+from faultlines.runner.task import Task
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass
+class Outcome:
+    """How a task ended.
+
+    Attributes:
+        task: The task.
+        ok: Whether every cell ran.
+        detail: The job's last event: `wall_s`, or `cell`, `error`, `message` and `notebook`.
+    """
+
+    task: Task
+    ok: bool
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Running:
+    """A job that runs: its task, process, GPU, progress bar and last event."""
+
+    task: Task
+    process: subprocess.Popen
+    gpu: str | None
+    bar: Any
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+def visible_gpus() -> list[str]:
+    """Return the ids of the GPUs this process may use, without importing torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu.strip() and gpu.strip() != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+class Pool:
+    """Runs jobs in processes.
+
+    Args:
+        project: The checkout.
+        jobs: How many notebooks at a time.
+        console: Where progress goes.
+        gpus: GPUs to hand out, one a notebook; found by itself where None.
+    """
+
+    def __init__(
+        self, project: Project, jobs: int, console: Console, gpus: Sequence[str] | None = None
+    ) -> None:
+        self.project = project
+        self.console = console
+        self.gpus = list(visible_gpus() if gpus is None else gpus)
+        self.jobs = min(jobs, len(self.gpus)) if self.gpus else jobs
+        self._events: SimpleQueue[tuple[int, dict[str, Any] | None]] = SimpleQueue()
+        self._running: dict[int, Running] = {}
+
+    def run(self, work: Sequence[tuple[Task, dict[str, Any]]]) -> list[Outcome]:
+        """Execute tasks with their resolved parameters; return their outcomes in the order given.
+
+        A task that fails does not stop the others. On an interrupt every job is ended (what was in place stays
+        in place) and KeyboardInterrupt goes on to the caller.
+        """
+        waiting = list(enumerate(work))
+        threads = max(1, (os.cpu_count() or 1) // max(1, min(self.jobs, len(waiting))))
+        outcomes: dict[int, Outcome] = {}
+        with self._progress() as progress:
+            try:
+                while waiting or self._running:
+                    while waiting and len(self._running) < self.jobs:
+                        index, (task, parameters) = waiting.pop(0)
+                        bar = progress.add_task(f"{task.chapter.name} · {task.label}", total=None)
+                        self._start(index, task, parameters, threads, bar)
+                    try:
+                        index, event = self._events.get(timeout=0.2)
+                    except Empty:
+                        continue
+                    if event is None:
+                        outcomes[index] = self._end(index)
+                    else:
+                        self._running[index].last = event
+                        self._show(progress, self._running[index])
+            except BaseException:
+                self.stop()
+                raise
+        return [outcomes[index] for index in sorted(outcomes)]
+
+    def stop(self) -> None:
+        """End every job that still runs and wait for it."""
+        for running in self._running.values():
+            running.process.terminate()
+        for running in self._running.values():
+            try:
+                running.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                running.process.kill()
+                running.process.wait()
+            running.task.partial(self.project).unlink(missing_ok=True)
+        self._running.clear()
+
+    def _start(self, index: int, task: Task, parameters: dict[str, Any], threads: int, bar: Any) -> None:
+        gpu = self.gpus.pop(0) if self.gpus else None
+        environment = {**os.environ, **{name: str(threads) for name in THREADS}}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        process = subprocess.Popen(
+            [sys.executable, "-m", "faultlines.runner.job"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches us alone; we end the jobs
+        )
+        job = Job(
+            root=self.project.root,
+            chapter=task.chapter.name,
+            run=task.run,
+            overrides=dict(task.overrides),
+            parameters=parameters,
+        )
+        process.stdin.write(job.model_dump_json())
+        process.stdin.close()
+        self._running[index] = Running(task, process, gpu, bar)
+        threading.Thread(target=self._listen, args=(index, process), daemon=True).start()
+
+    def _listen(self, index: int, process: subprocess.Popen) -> None:
+        for line in process.stdout:
+            try:
+                self._events.put((index, json.loads(line)))
+            except ValueError:
+                continue
+        process.wait()
+        self._events.put((index, None))
+
+    def _end(self, index: int) -> Outcome:
+        running = self._running.pop(index)
+        task, last = running.task, running.last
+        if running.gpu is not None:
+            self.gpus.append(running.gpu)
+        if last.get("event") not in ("done", "failed"):
+            task.partial(self.project).unlink(missing_ok=True)
+            status = running.process.returncode
+            last = {"error": "JobDied", "message": f"its process ended with status {status}"}
+        outcome = Outcome(task, ok=last.get("event") == "done", detail=last)
+        if not self.console.is_terminal:
+            took = f"{last['wall_s']:.0f} s" if outcome.ok else f"failed: {last['error']}"
+            self.console.print(f"{task.chapter.name} · {task.label}: {took}")
+        return outcome
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def _show(self, progress: Progress, running: Running) -> None:
+        name, event = f"{running.task.chapter.name} · {running.task.label}", running.last
+        if event["event"] == "start":
+            progress.update(running.bar, total=event["cells"])
+            if not self.console.is_terminal:
+                self.console.print(f"{name}: executing {event['cells']} cells")
+        elif event["event"] == "cell":
+            progress.update(running.bar, completed=event["done"])
+        elif event["event"] == "failed":
+            progress.update(running.bar, description=f"[red]{name} failed[/red]")

@@ -1,0 +1,64 @@
+"""Put a fresh result of this machine where readers find it."""
+
+from __future__ import annotations
+
+import re
+
+import jupytext
+
+from faultlines.runner.errors import UsageError
+from faultlines.runner.freshness import Freshness
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.scoreboard import read_board
+from faultlines.runner.store import write_atomic, write_notebook
+from faultlines.runner.task import Task
+
+BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
+LARGEST = 2 * 2**20
+
+
+def publish(project: Project, task: Task) -> bool:
+    """Copy this machine's result of a task to its published place, and bring the README's scoreboard in step.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        UsageError: If the task has overrides, or its result here is not fresh, or is over 2 MiB.
+    """
+    if task.overrides:
+        raise UsageError(f"{task.label} has overrides: a published run is one of runs.yml as it stands")
+    state = Freshness(project, Runs.load(project)).state(task, "here")
+    if state.name != "fresh" or state.result is None:
+        why = f" ({', '.join(state.changes)})" if state.changes else ""
+        raise UsageError(
+            f"{task.chapter.name} · {task.run} is {state.name} here{why}: `{task.command}` --here, then publish"
+        )
+    size = state.result.path.stat().st_size
+    if size > LARGEST:
+        raise UsageError(f"{state.result.path} has {size / 2**20:.1f} MiB; a published notebook stays under 2 MiB")
+    notebook = state.result.notebook()
+    # the pairing that jupytext looks for when the notebook is opened
+    source = jupytext.read(task.chapter.path)
+    notebook.metadata["jupytext"] = {"formats": "ipynb,md:myst", **source.metadata.get("jupytext", {})}
+    target = project.published(task.run, task.chapter.name)
+    before = target.read_bytes() if target.exists() else b""
+    write_notebook(notebook, target)
+    return write_readme(project) or target.read_bytes() != before
+
+
+def write_readme(project: Project) -> bool:
+    """Write the published scoreboard between its marks in README.md; return whether it changed."""
+    readme = project.root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    fresh = with_scoreboard(text, read_board(project, Runs.load(project), published=True).markdown())
+    if fresh != text:
+        write_atomic(readme, fresh)
+    return fresh != text
+
+
+def with_scoreboard(text: str, table: str) -> str:
+    """Return a text with the table between its marks; a text without marks is returned as it is."""
+    between = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
+    return between.sub(lambda _: f"{BEGIN}\n{table}{END}", text)

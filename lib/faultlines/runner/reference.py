@@ -1,0 +1,120 @@
+"""Writes the pages of the library reference, one a package, from the packages themselves."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+from faultlines.runner.sphinx_extension import render_math
+
+PACKAGES = ("data", "models", "attacks", "estimators", "training", "reporting", "runner")
+
+
+def concrete_modules(package: str) -> list[str]:
+    """Return the full names of a package's public modules, those of nested packages too.
+
+    Args:
+        package: A full name such as `"faultlines.models"`.
+
+    Returns:
+        Names in alphabetical order; a name with a leading underscore anywhere is private and left out.
+
+    Example:
+        >>> concrete_modules("faultlines.models")[0]
+        'faultlines.models.attention'
+    """
+    found = importlib.import_module(package)
+    names = [
+        module.name for module in pkgutil.walk_packages(found.__path__, f"{package}.") if not module.ispkg
+    ]
+    return sorted(name for name in names if not any(part.startswith("_") for part in name.split(".")))
+
+
+def public_names(package: str) -> dict[str, str]:
+    """Return what a package re-exports, read from its stub: name -> full name of its home.
+
+    Args:
+        package: A full name such as `"faultlines.models"`.
+
+    Returns:
+        Names in the order of the stub; empty where the package has none.
+
+    Example:
+        >>> public_names("faultlines.models")["ViT"]
+        'faultlines.models.vit.ViT'
+    """
+    stub = Path(str(importlib.import_module(package).__file__)).with_suffix(".pyi")
+    if not stub.is_file():
+        return {}
+    homes = {}
+    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            # level 1 is the package itself, each further level its parent
+            base = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                homes[alias.asname or alias.name] = f"{module}.{alias.name}"
+    return homes
+
+
+def _row(name: str, home: str) -> str:
+    """Return a table row for a re-exported name, linked where the page below documents it."""
+    module, attribute = home.rsplit(".", 1)
+    value = getattr(importlib.import_module(module), attribute)
+    documented = (inspect.isclass(value) or inspect.isroutine(value)) and bool(value.__doc__)
+    if not documented:
+        return f"   * - ``{name}``\n     - "
+    # a nested package may re-export in its turn: the definition's own module is what automodule documents
+    target = f"{value.__module__}.{value.__qualname__}"
+    summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ").strip()
+    return f"   * - :py:obj:`{name} <{target}>`\n     - {render_math([summary])[0]}"
+
+
+def _package_page(package: str) -> str:
+    doc = inspect.getdoc(importlib.import_module(package)) or ""
+    parts = [f"# {package}", doc]
+    names = public_names(package)
+    if names:
+        rows = "\n".join(_row(name, home) for name, home in names.items())
+        table = ".. list-table::\n   :class: fl-names\n   :widths: 30 70"
+        parts.append(f"```{{eval-rst}}\n{table}\n\n{rows}\n```")
+    for module in concrete_modules(package):
+        title = module.removeprefix(f"{package}.")
+        parts.append(f"## {title}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _index_page() -> str:
+    rows = []
+    for name in PACKAGES:
+        doc = inspect.getdoc(importlib.import_module(f"faultlines.{name}")) or ""
+        summary = doc.partition("\n")[0] or "No description yet."
+        rows.append(f"[`faultlines.{name}`]({name}.md)\n: {summary}")
+    return (
+        "# Library\n\n"
+        "The chapters stand on a tested library, `faultlines`; these pages are written from the docstrings\n"
+        "of the code that ran. Imports go one way. Data and models know nothing of attacks and estimators,\n"
+        "those nothing of training; reporting and runner import none of these, and none imports them.\n\n"
+        + "\n\n".join(rows)
+        + "\n"
+    )
+
+
+def write_reference(destination: Path) -> None:
+    """Write `index.md` and one page for each package, listing every concrete module that is there now.
+
+    Args:
+        destination: The folder to write to, made where missing; pages of earlier calls are replaced.
+
+    Raises:
+        ValueError: If `destination` is a file.
+    """
+    if destination.is_file():
+        raise ValueError(f"destination={str(destination)!r} is a file; it must be a folder")
+    destination.mkdir(parents=True, exist_ok=True)
+    (destination / "index.md").write_text(_index_page(), encoding="utf-8")
+    for name in PACKAGES:
+        (destination / f"{name}.md").write_text(_package_page(f"faultlines.{name}"), encoding="utf-8")

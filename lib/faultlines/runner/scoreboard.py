@@ -1,0 +1,127 @@
+"""All ledgers of all runs as one table: claim x run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.task import Task
+from faultlines.runner.toc import toc_pages
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run says of one claim: a row of its ledger, and whether the result is stale."""
+
+    row: dict
+    stale: bool
+
+
+@dataclass
+class ChapterBoard:
+    """One chapter's claims, in the order of its ledger, each with a cell a run."""
+
+    chapter: Chapter
+    claims: dict[str, dict[str, Cell]] = field(default_factory=dict)
+
+
+@dataclass
+class Board:
+    """The whole scoreboard.
+
+    Attributes:
+        runs: The runs that have a result, in the order of `runs.yml`.
+        chapters: The chapters that have a ledger.
+        pages: `(run, chapter)` pairs that are pages of the book and can be linked to.
+    """
+
+    runs: list[str]
+    chapters: list[ChapterBoard]
+    pages: set[tuple[str, str]]
+
+    def myst(self) -> str:
+        """Return the table in MyST, each verdict linking to its figure or ledger."""
+        if not self.chapters:
+            return "No chapter has a result yet.\n"
+        blocks = []
+        for board in self.chapters:
+            lines = [
+                f"**[{board.chapter.title}](/chapters/{board.chapter.name})**\n",
+                "```{list-table}",
+                ":class: fl-scoreboard",
+                ":header-rows: 1",
+                f":widths: 8 52 {' '.join(['40'] * len(self.runs))}",
+                "* - Claim\n  - What it says",
+                *(f"  - {run}" for run in self.runs),
+            ]
+            for claim, cells in board.claims.items():
+                statement = next(iter(cells.values())).row["statement"]
+                lines.append(f"* - {claim}\n  - {statement}")
+                lines += [f"  - {self._cell(board.chapter, run, cells.get(run))}" for run in self.runs]
+            blocks.append("\n".join([*lines, "```"]))
+        return "\n\n".join(blocks) + "\n"
+
+    def _cell(self, chapter: Chapter, run: str, cell: Cell | None) -> str:
+        if cell is None:
+            return '<span class="verdict verdict-notrun">not run</span>'
+        row = cell.row
+        verdict = f'<span class="verdict verdict-{row["verdict"].replace(" ", "")}">{row["verdict"]}</span>'
+        stale = ' <span class="stale">stale</span>' if cell.stale else ""
+        link = ""
+        if row.get("figure") and (run, chapter.name) in self.pages:
+            label = row["figure"] if run == "default" else f"{run}-{row['figure']}"
+            link = f" ({{ref}}`figure <{label}>`)"
+        return f"{verdict}{stale} {row['ours']}{link}"
+
+    def markdown(self) -> str:
+        """Return the table in plain Markdown, for the README and the terminal."""
+        header = f"| | claim | {' | '.join(self.runs)} |"
+        lines = [header, "|---|---|" + "---|" * len(self.runs)]
+        for board in self.chapters:
+            lines.append(f"| **[{board.chapter.title}](chapters/{board.chapter.name}.ipynb)** | |" + " |" * len(self.runs))
+            for claim, cells in board.claims.items():
+                statement = next(iter(cells.values())).row["statement"]
+                said = [self._plain(cells.get(run)) for run in self.runs]
+                lines.append(f"| {claim} | {statement} | {' | '.join(said)} |")
+        return "\n".join(lines) + "\n"
+
+    def _plain(self, cell: Cell | None) -> str:
+        if cell is None:
+            return "not run"
+        return f"**{cell.row['verdict']}**{' (stale)' if cell.stale else ''} {cell.row['ours']}"
+
+
+def read_board(project: Project, runs: Runs, *, published: bool = False) -> Board:
+    """Gather the ledgers of every chapter under every run.
+
+    Args:
+        project: The checkout.
+        runs: The run groups.
+        published: Look only at what is published in the checkout, not at this machine's own results.
+    """
+    judge, chapters, seen = Freshness(project, runs), [], []
+    named = set(toc_pages(project))
+    pages = set()
+    for chapter in Chapter.all(project).values():
+        board = ChapterBoard(chapter)
+        for run in runs.runs:
+            if not runs.covers(run, chapter) or run == "smoke":
+                continue
+            task = Task(chapter, run)
+            state = judge.state(task, "published" if published else "any")
+            if state.result is None:
+                continue
+            if run not in seen:
+                seen.append(run)
+            folder = "chapters" if run == "default" else f"results/{run}"
+            if f"{folder}/{chapter.name}" in named:
+                pages.add((run, chapter.name))
+            for row in state.result.ledger:
+                board.claims.setdefault(row["claim"], {})[run] = Cell(row, stale=bool(state.changes))
+        if board.claims:
+            chapters.append(board)
+    return Board([run for run in runs.runs if run in seen], chapters, pages)
+

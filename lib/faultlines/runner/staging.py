@@ -1,0 +1,152 @@
+"""Join an executed notebook with its chapter's text, ready to render.
+
+The numbers come from the result, the prose from the chapter as it is now: a mended sentence shows without an
+hour of computing, and a changed line of code shows as a stale page, never as a new line above an old number.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import nbformat
+from nbformat import NotebookNode
+
+from faultlines.runner.chapters import Chapter, code_cells, has_tag
+from faultlines.runner.freshness import State
+from faultlines.runner.hashing import code_only
+from faultlines.runner.store import Result
+
+LABEL = re.compile(
+    r"^\((?P<target>[\w-]+)\)=\s*$"
+    r"|^:(?:label|name):\s*(?P<option>[\w-]+)\s*$"
+    r"|^\$\$\s*\((?P<equation>[\w-]+)\)\s*$",
+    re.MULTILINE,
+)
+ROLE = re.compile(r"\{(?:ref|numref|eq|prf:ref|doc)\}`[^`]*`|\]\(#?[\w-]+\)")
+
+
+def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
+    """Return the notebook that the book renders for a result.
+
+    Args:
+        chapter: The chapter as it is now.
+        state: The result to show and what is said of it.
+        prefix: Put before every label, so that a chapter can stand in the book once a run.
+
+    Raises:
+        ValueError: If the state holds no result.
+    """
+    if state.result is None:
+        raise ValueError(f"{chapter.name} has no result to show")
+    executed = state.result.notebook()
+    page = _joined(chapter.notebook(), executed)
+    first = next((i for i, cell in enumerate(page.cells) if cell.cell_type == "markdown"), 0)
+    notes = [note for note in (_stale_note(state), _run_note(state.result, chapter)) if note]
+    head, _, rest = page.cells[first].source.partition("\n")
+    page.cells[first].source = "\n\n".join([head, *notes, rest.strip()])
+    page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
+    if prefix:
+        relabel(page, prefix)
+    return page
+
+
+def _joined(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    ours, theirs = code_cells(source), code_cells(executed)
+    same = len(ours) == len(theirs) and all(
+        code_only(a.source) == code_only(b.source) for a, b in zip(ours, theirs, strict=True)
+    )
+    if not same:
+        return copy.deepcopy(executed)
+    for new, old in zip(ours, theirs, strict=True):
+        new.outputs, new.execution_count = old.outputs, old.execution_count
+    cells = []
+    for cell in source.cells:
+        cells.append(cell)
+        if has_tag(cell, "parameters"):
+            cells += [c for c in executed.cells if has_tag(c, "injected-parameters")]
+    page = copy.deepcopy(source)
+    page.cells = cells
+    page.metadata["kernelspec"] = executed.metadata.get("kernelspec", page.metadata.get("kernelspec"))
+    page.metadata["language_info"] = executed.metadata.get("language_info", {"name": "python"})
+    return page
+
+
+def _stale_note(state: State) -> str:
+    if state.name == "fresh":
+        return ""
+    what = ", ".join(f"`{change}`" for change in state.changes) or "the last execution here failed"
+    return (
+        "```{admonition} These numbers are stale\n:class: warning stale\n"
+        f"They were computed before a change of: {what}.\n```"
+    )
+
+
+def _run_note(result: Result, chapter: Chapter) -> str:
+    record = result.provenance
+    if record.run == "default" and not record.overrides:
+        return ""
+    defaults = {parameter.name: parameter.default for parameter in chapter.parameters}
+    given = ", ".join(
+        f"`{name}={value}`" for name, value in record.parameters.items() if defaults.get(name) != value
+    )
+    return (
+        f"```{{admonition}} The {record.run} run\n:class: note\n"
+        f"This page is the [chapter](../../chapters/{chapter.name}.ipynb) executed with {given}.\n```"
+    )
+
+
+def provenance_block(result: Result) -> str:
+    """Return the closing block of a page: what its numbers were made with, and the command that repeats them."""
+    record, kernel = result.provenance, result.provenance.kernel
+    packages = ", ".join(f"{name} {version}" for name, version in kernel.get("packages", {}).items())
+    rows = {
+        "Repeat it": f"`{record.command} --force`",
+        "Executed": f"{record.started}, {duration(record.wall_s)} on {kernel.get('device')}"
+        f" ({kernel.get('threads')} threads, {kernel.get('peak_memory_mb')} MiB peak)",
+        "Code": f"commit `{record.commit}`, chapter `{record.chapter_hash}`, {len(record.modules)} library modules",
+        "Versions": f"Python {kernel.get('python')}, {packages}",
+        "Parameters": ", ".join(f"`{name}={value}`" for name, value in record.parameters.items()),
+    }
+    lines = "\n".join(f"* - {name}\n  - {value}" for name, value in rows.items())
+    return (
+        "````{admonition} How these numbers were made\n:class: tip dropdown fl-provenance\n"
+        f"```{{list-table}}\n:widths: 15 85\n{lines}\n```\n````"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as a person says it.
+
+    Example:
+        >>> duration(7.4), duration(95), duration(7300)
+        ('7 s', '1 min 35 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def relabel(page: NotebookNode, prefix: str) -> None:
+    """Put a prefix before every label that a page defines and every reference to one of them, in place."""
+    labels = set()
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            labels |= {next(filter(None, found.groups())) for found in LABEL.finditer(cell.source)}
+        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        if name:
+            labels.add(name)
+            cell.metadata["mystnb"]["figure"]["name"] = prefix + name
+    word = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, sorted(labels))) + r")(?![\w-])")
+    if not labels:
+        return
+
+    def rename(found: re.Match) -> str:
+        return word.sub(lambda label: prefix + label[0], found[0])
+
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = ROLE.sub(rename, LABEL.sub(rename, cell.source))

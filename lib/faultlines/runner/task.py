@@ -1,0 +1,77 @@
+"""One thing to execute: a chapter, under a run, with what the command line added."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.hashing import digest
+from faultlines.runner.parameters import Check
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+
+Where = Literal["any", "here", "published"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A chapter under a run.
+
+    Attributes:
+        chapter: The chapter.
+        run: The run group.
+        overrides: Parameters from the command line, as text. A task with overrides has a result of its own
+            and never replaces the run's.
+    """
+
+    chapter: Chapter
+    run: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name of the run with its overrides, fit for a folder."""
+        if not self.overrides:
+            return self.run
+        given = ",".join(f"{name}={value}" for name, value in sorted(self.overrides.items()))
+        plain = re.sub(r"[^\w.,=-]", "_", given)
+        return f"{self.run}+{plain}" if plain == given and len(plain) < 80 else f"{self.run}+{digest(given)}"
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this task."""
+        words = ["faultlines", "run", self.chapter.name, "--run", self.run]
+        for name, value in sorted(self.overrides.items()):
+            words += ["-p", f"{name}={value}"]
+        return shlex.join(words)
+
+    def parameters(self, runs: Runs, checks: Mapping[str, Check] | None = None) -> dict[str, Any]:
+        """Return the resolved parameters.
+
+        Raises:
+            UsageError: On an unknown run or name, or a value that is not allowed.
+        """
+        return runs.parameters(self.run, self.chapter, self.overrides, checks)
+
+    def working(self, project: Project) -> Path:
+        """Return where this machine's result stands."""
+        return project.working(self.label, self.chapter.name)
+
+    def failed(self, project: Project) -> Path:
+        """Return where the notebook of a failed execution is kept."""
+        return project.failed(self.label, self.chapter.name)
+
+    def partial(self, project: Project) -> Path:
+        """Return where the notebook stands while it executes."""
+        return project.partial(self.label, self.chapter.name)
+
+    def places(self, project: Project, where: Where = "any") -> list[Path]:
+        """Return where a result may stand, this machine's own first, then what is published."""
+        own = [self.working(project)]
+        published = [] if self.overrides else [project.published(self.run, self.chapter.name)]
+        return {"any": own + published, "here": own, "published": published}[where]

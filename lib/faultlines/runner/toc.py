@@ -1,0 +1,21 @@
+"""The pages of the book, as `_toc.yml` names them."""
+
+from __future__ import annotations
+
+import yaml
+
+from faultlines.runner.project import Project
+
+
+def toc_pages(project: Project) -> list[str]:
+    """Return the pages that `_toc.yml` names, in order."""
+
+    def walk(node: object) -> list[str]:
+        if isinstance(node, list):
+            return [page for child in node for page in walk(child)]
+        if isinstance(node, dict):
+            own = [node[key] for key in ("root", "file") if key in node]
+            return own + [page for value in node.values() if not isinstance(value, str) for page in walk(value)]
+        return []
+
+    return walk(yaml.safe_load((project.root / "_toc.yml").read_text(encoding="utf-8")))
