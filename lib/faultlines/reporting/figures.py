@@ -76,8 +76,8 @@ def figure(rows: int = 1, columns: int = 1, *, height: float = 3.2, **options: A
 
     Example:
         >>> fig, ax = figure()
-        >>> tuple(fig.get_size_inches())
-        (7.2, 3.2)
+        >>> fig.get_size_inches().tolist()
+        [7.2, 3.2]
         >>> plt.close(fig)
     """
     return plt.subplots(rows, columns, figsize=(COLUMN, height * rows), **options)

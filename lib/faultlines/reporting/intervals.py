@@ -48,7 +48,9 @@ class Interval:
 def _sample(values: ArrayLike, name: str, least: int) -> np.ndarray:
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < least:
-        raise ValueError(f"{name} has shape {sample.shape}; it must be one-dimensional with at least {least} values")
+        raise ValueError(
+            f"{name} has shape {sample.shape}; it must be one-dimensional with at least {least} values"
+        )
     if not np.isfinite(sample).all():
         raise ValueError(f"{name} holds {int((~np.isfinite(sample)).sum())} values that are not finite")
     return sample
@@ -87,9 +89,13 @@ def paired_interval(treated: ArrayLike, control: ArrayLike, confidence: float = 
     """
     treated, control = _sample(treated, "treated", 2), _sample(control, "control", 2)
     if len(treated) != len(control):
-        raise ValueError(f"treated has {len(treated)} values and control {len(control)}; pairs need one of each")
+        raise ValueError(
+            f"treated has {len(treated)} values and control {len(control)}; pairs need one of each"
+        )
     interval = mean_interval(treated - control, confidence)
-    return Interval(interval.estimate, interval.low, interval.high, interval.n, "paired Student t", confidence)
+    return Interval(
+        interval.estimate, interval.low, interval.high, interval.n, "paired Student t", confidence
+    )
 
 
 def bootstrap_interval(
@@ -144,7 +150,8 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Int
         '0.000 [0.000, 0.278]'
     """
     if total < 1 or not 0 <= successes <= total:
-        raise ValueError(f"successes={successes} of total={total}: need 0 <= successes <= total and total >= 1")
+        raise ValueError(
+            f"successes={successes} of total={total}: need 0 <= successes <= total and total >= 1"
+        )
     found = stats.binomtest(int(successes), int(total)).proportion_ci(confidence, method="wilson")
     return Interval(successes / total, float(found.low), float(found.high), int(total), "Wilson", confidence)
-

@@ -37,7 +37,15 @@ def build(project: Project) -> Path:
     stamp, seal = project.build / "book.stamp", _seal(source, project.library)
     if not (stamp.exists() and stamp.read_text() == seal and (html / "index.html").exists()):
         stamp.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(project.root)]
+        command = [
+            sys.executable,
+            "-m",
+            "jupyter_book",
+            "build",
+            str(source),
+            "--path-output",
+            str(project.root),
+        ]
         log = project.build / "book.log"
         with log.open("w") as file:
             status = subprocess.run(
@@ -47,7 +55,9 @@ def build(project: Project) -> Path:
             raise RuntimeError(f"the book did not build (log: {log}):\n{_errors(log)}")
         missing = [page for page in pages if not (html / f"{page}.html").is_file()]
         if missing:
-            raise RuntimeError(f"Jupyter Book ended well but wrote no page for {', '.join(missing)} (log: {log})")
+            raise RuntimeError(
+                f"Jupyter Book ended well but wrote no page for {', '.join(missing)} (log: {log})"
+            )
         write_atomic(stamp, seal)
     return html / "index.html"
 

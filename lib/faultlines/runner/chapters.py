@@ -95,5 +95,7 @@ class Chapter:
         """
         cells = [cell for cell in self._cells if has_tag(cell, "parameters")]
         if len(cells) != 1:
-            raise UsageError(f"{self.path.name} has {len(cells)} cells tagged `parameters`; it needs exactly one")
+            raise UsageError(
+                f"{self.path.name} has {len(cells)} cells tagged `parameters`; it needs exactly one"
+            )
         return read_parameters(cells[0].source, where=f"{self.path.name}, parameters cell")

@@ -31,7 +31,9 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="CHAPTER...", help="Chapters; all where none is named.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="CHAPTER...", help="Chapters; all where none is named.")
+]
 RunName = Annotated[str, typer.Option("--run", help="Run group of runs.yml.")]
 
 
@@ -43,10 +45,12 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         try:
             status = function(*arguments, **options)
         except UsageError as error:
-            err.print(f"faultlines: {error}", markup=False, soft_wrap=True)
+            err.print(f"faultlines: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            err.print("faultlines: interrupted; what was finished is kept, the same command goes on from there")
+            err.print(
+                "faultlines: interrupted; what was finished is kept, the same command goes on from there"
+            )
             raise typer.Exit(130) from None
         if status:
             raise typer.Exit(status)
@@ -96,7 +100,9 @@ def check_device(name: str) -> None:
         import torch
 
         if int(index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do")
+            raise ValueError(
+                f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do"
+            )
 
 
 CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
@@ -122,7 +128,8 @@ def run(
     chapters: Names = None,
     run: RunName = "default",
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter.")
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter."),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Notebooks at a time.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Execute also what is fresh.")] = False,
@@ -154,7 +161,9 @@ def run(
     for outcome in outcomes:
         if outcome.ok:
             where = outcome.task.working(project).relative_to(project.root)
-            out.print(f"{outcome.task.chapter.name} · {outcome.task.label}: {where}", markup=False, soft_wrap=True)
+            out.print(
+                f"{outcome.task.chapter.name} · {outcome.task.label}: {where}", markup=False, soft_wrap=True
+            )
     for outcome in failed:
         detail = outcome.detail
         cell = f" in cell {detail['cell']}" if detail.get("cell") else ""
@@ -165,7 +174,9 @@ def run(
             soft_wrap=True,
         )
         if detail.get("notebook"):
-            err.print(f"  its notebook, with the traceback: {detail['notebook']}", markup=False, soft_wrap=True)
+            err.print(
+                f"  its notebook, with the traceback: {detail['notebook']}", markup=False, soft_wrap=True
+            )
     return 1 if failed else 0
 
 
@@ -263,7 +274,9 @@ def doctor() -> int:
 
 @command
 def data(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One data set; all where none is named.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One data set; all where none is named.")
+    ] = None,
 ) -> int:
     """Tell which data sets are here, and how to get those that are not."""
     from faultlines.data import available

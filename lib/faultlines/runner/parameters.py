@@ -14,6 +14,7 @@ papermill itself accepts any name and any value, so the runner looks here first.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import io
 import re
@@ -75,10 +76,8 @@ class Parameter:
         except yaml.YAMLError:
             raise UsageError(f"parameter {self.name}={text!r} cannot be read as {self.type}") from None
         if isinstance(value, str) and self.scalar == "float":
-            try:
-                value = float(value)  # YAML 1.1 reads 1e-3 as a word
-            except ValueError:
-                pass
+            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a word
+                value = float(value)
         return [value] if self.is_list and not isinstance(value, list) else value
 
     def check(self, value: Any, checks: Mapping[str, Check]) -> Any:
@@ -144,12 +143,16 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
     }
     parameters = []
     for node in ast.parse(source).body:
-        shape = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+        shape = (
+            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+        )
         if not shape:
             raise UsageError(f"{where}, line {node.lineno}: a parameter is `name: type = value  # comment`")
         annotation = ast.unparse(node.annotation)
         if annotation.removeprefix("list[").removesuffix("]") not in SCALARS:
-            raise UsageError(f"{where}, line {node.lineno}: type {annotation!r} is not {' | '.join(SCALARS)} or a list")
+            raise UsageError(
+                f"{where}, line {node.lineno}: type {annotation!r} is not {' | '.join(SCALARS)} or a list"
+            )
         comment = comments.get(node.end_lineno, "")
         found = re.search(r"\[([^\[\]]+)\]$", comment)
         parameters.append(
@@ -185,5 +188,6 @@ def resolve(
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"{where} has no parameter {name!r}{hint} (it has {', '.join(by_name)})")
     return {
-        name: parameter.check(values.get(name, parameter.default), checks) for name, parameter in by_name.items()
+        name: parameter.check(values.get(name, parameter.default), checks)
+        for name, parameter in by_name.items()
     }

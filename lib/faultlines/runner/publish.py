@@ -37,7 +37,9 @@ def publish(project: Project, task: Task) -> bool:
         )
     size = state.result.path.stat().st_size
     if size > LARGEST:
-        raise UsageError(f"{state.result.path} has {size / 2**20:.1f} MiB; a published notebook stays under 2 MiB")
+        raise UsageError(
+            f"{state.result.path} has {size / 2**20:.1f} MiB; a published notebook stays under 2 MiB"
+        )
     notebook = state.result.notebook()
     # the pairing that jupytext looks for when the notebook is opened
     source = jupytext.read(task.chapter.path)

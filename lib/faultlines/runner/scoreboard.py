@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from faultlines.runner.chapters import Chapter
-from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.freshness import Freshness
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 from faultlines.runner.task import Task
@@ -81,7 +81,10 @@ class Board:
         header = f"| | claim | {' | '.join(self.runs)} |"
         lines = [header, "|---|---|" + "---|" * len(self.runs)]
         for board in self.chapters:
-            lines.append(f"| **[{board.chapter.title}](chapters/{board.chapter.name}.ipynb)** | |" + " |" * len(self.runs))
+            lines.append(
+                f"| **[{board.chapter.title}](chapters/{board.chapter.name}.ipynb)** | |"
+                + " |" * len(self.runs)
+            )
             for claim, cells in board.claims.items():
                 statement = next(iter(cells.values())).row["statement"]
                 said = [self._plain(cells.get(run)) for run in self.runs]
@@ -124,4 +127,3 @@ def read_board(project: Project, runs: Runs, *, published: bool = False) -> Boar
         if board.claims:
             chapters.append(board)
     return Board([run for run in runs.runs if run in seen], chapters, pages)
-

@@ -119,7 +119,7 @@ def duration(seconds: float) -> str:
     """Return a time span as a person says it.
 
     Example:
-        >>> duration(7.4), duration(95), duration(7300)
+        >>> duration(7.4), duration(95), duration(7330)
         ('7 s', '1 min 35 s', '2 h 2 min')
     """
     whole = round(seconds)

@@ -61,4 +61,3 @@ def write_atomic(path: Path, text: str) -> None:
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook beside its place, then rename."""
     write_atomic(path, nbformat.writes(notebook) + "\n")
-

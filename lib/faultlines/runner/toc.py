@@ -15,7 +15,9 @@ def toc_pages(project: Project) -> list[str]:
             return [page for child in node for page in walk(child)]
         if isinstance(node, dict):
             own = [node[key] for key in ("root", "file") if key in node]
-            return own + [page for value in node.values() if not isinstance(value, str) for page in walk(value)]
+            return own + [
+                page for value in node.values() if not isinstance(value, str) for page in walk(value)
+            ]
         return []
 
     return walk(yaml.safe_load((project.root / "_toc.yml").read_text(encoding="utf-8")))
