@@ -66,7 +66,7 @@ def _row(name: str, home: str) -> str:
     value = getattr(importlib.import_module(module), attribute)
     documented = (inspect.isclass(value) or inspect.isroutine(value)) and bool(value.__doc__)
     if not documented:
-        return f"   * - ``{name}``\n     - "
+        return f"   * - ``{name}``\n     - A constant or type of ``{module}``."
     # a nested package may re-export in its turn: the definition's own module is what automodule documents
     target = f"{value.__module__}.{value.__qualname__}"
     summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ").strip()

@@ -1,0 +1,266 @@
+"""The book in a browser: headless Chromium, every page, wide and narrow, light and dark, with no network."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+PAGES = re.findall(r"(?:root|file):\s*(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+CHAPTERS = [page for page in PAGES if page.startswith(("chapters/", "results/"))]
+WITH_MATHEMATICS = {*CHAPTERS, "methods", "library/models", "library/estimators"}
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+# One look at a page: what is wrong with it in this size and theme.
+LOOK = r"""
+const out = {};
+const root = document.documentElement, article = document.querySelector('article');
+out.theme = root.dataset.theme;
+out.overflow = root.scrollWidth - window.innerWidth;
+out.widest = [...document.querySelectorAll('article *')]
+  .filter(e => { // a box that scrolls by itself may hold something wider than the page
+    if (e.getBoundingClientRect().right <= window.innerWidth + 1) return false;
+    for (let p = e.parentElement; p; p = p.parentElement)
+      if (p !== document.body && p !== root && /auto|scroll|hidden/.test(getComputedStyle(p).overflowX)) return false;
+    return true;
+  }).slice(0, 5).map(e => e.tagName + '.' + e.className);
+out.math = document.querySelectorAll('mjx-container').length;
+out.errors = document.querySelectorAll('mjx-merror, [data-mjx-error]').length;
+out.images = [...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src);
+const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+out.raw = [];
+for (let n = walker.nextNode(); n; n = walker.nextNode()) {
+  if (n.parentElement.closest('pre, code, script, style, mjx-container, .highlight')) continue;
+  if (/\\\(|\\\[|\\(?:frac|lVert|text|begin|sum|mathrm|top)\b|\$[^$\s][^$]*\$|:math:|\{(?:eq|ref|prf:ref|glue)/
+      .test(n.textContent))
+    out.raw.push(n.textContent.trim().slice(0, 80));
+}
+const channel = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+const parse = s => { const v = s.match(/[\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat([1]);
+const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
+function ground(e) {
+  const layers = [];
+  for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c[3] > 0) layers.push(c);
+    if (c[3] === 1) break;
+  }
+  return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
+}
+out.contrast = [];
+for (const e of article.querySelectorAll('p, td, th, li, dd, figcaption, [class*="verdict-"], span.stale')) {
+  if (!e.textContent.trim() || !e.offsetParent) continue;
+  const back = ground(e), front = over(parse(getComputedStyle(e).color), back);
+  const [a, b] = [light(front), light(back)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
+  if (ratio < 4.5) out.contrast.push(ratio.toFixed(2) + ' ' + e.tagName + ' ' + e.textContent.trim().slice(0, 40));
+}
+return out;
+"""
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("FAULTLINES_REQUIRE_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing: what failed is read from the browser."""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    if not (HTML / "intro.html").is_file():
+        missing("no built book: `make book` writes _build/html")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not binary or not driver:
+        missing("no browser: install Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chromium.set_script_timeout(30)
+    yield chromium
+    chromium.quit()
+
+
+def resize(browser: webdriver.Chrome, size: str) -> None:
+    width, height = SIZES[size]
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"},
+    )
+
+
+def settle(browser: webdriver.Chrome) -> None:
+    """Wait until MathJax has set the page and every image has answered."""
+    browser.execute_async_script(
+        """const done = arguments[0];
+        for (const image of document.images) image.loading = 'eager';
+        const ready = window.MathJax?.startup?.promise ?? Promise.resolve();
+        ready.then(() => Promise.all([...document.images].map(i => i.decode().catch(() => null))))
+             .then(() => done(), () => done());"""
+    )
+
+
+def failures(browser: webdriver.Chrome) -> list[str]:
+    """Return what the console and the network report since the last call."""
+    found = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    asked = {}
+    for entry in browser.get_log("performance"):
+        event = json.loads(entry["message"])["message"]
+        name, values = event["method"], event["params"]
+        if name == "Network.requestWillBeSent":
+            asked[values["requestId"]] = values["request"]["url"]
+            if not values["request"]["url"].startswith(("http://127.0.0.1:", "data:", "blob:")):
+                found.append(f"asked for {values['request']['url']}")
+        elif name == "Network.loadingFailed" and not values.get("canceled"):
+            found.append(f"{asked.get(values['requestId'])}: {values['errorText']}")
+        elif name == "Network.responseReceived" and values["response"]["status"] >= 400:
+            found.append(f"{values['response']['url']}: {values['response']['status']}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(browser: webdriver.Chrome, site: str, page: str):
+    failures(browser)  # drop what an earlier page left
+    problems = []
+    for size in SIZES:
+        resize(browser, size)
+        browser.get(f"{site}{page}.html")
+        settle(browser)
+        for theme in ("light", "dark"):
+            browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+            seen = browser.execute_script(LOOK)
+            assert seen["theme"] == theme
+            what = {key: seen[key] for key in ("raw", "images", "contrast") if seen[key]}
+            if seen["overflow"] > 0:
+                what["overflow"] = (seen["overflow"], seen["widest"])
+            if seen["errors"] or (page in WITH_MATHEMATICS and not seen["math"]):
+                what["mathematics"] = f"{seen['math']} set, {seen['errors']} errors"
+            if what:
+                problems.append((size, theme, what))
+    problems += failures(browser)
+    assert not problems
+
+
+def test_dark_mode_is_one_click_away(browser: webdriver.Chrome, site: str):
+    resize(browser, "desktop")
+    browser.get(f"{site}intro.html")
+    before = browser.execute_script("return document.documentElement.dataset.mode")
+    browser.find_element(By.CSS_SELECTOR, "button.theme-switch-button").click()
+    assert browser.execute_script("return document.documentElement.dataset.mode") != before
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_there_is_one_way_to_search_in_sight(browser: webdriver.Chrome, site: str, size: str):
+    resize(browser, size)
+    browser.get(f"{site}intro.html")
+    buttons = browser.find_elements(By.CSS_SELECTOR, ".search-button, .search-button-field")
+    fields = browser.find_elements(By.CSS_SELECTOR, "input[type=search]")
+    in_sight = [e for e in buttons + fields if e.is_displayed() and 0 <= e.rect["x"] < SIZES[size][0]]
+    assert len(in_sight) == 1
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_search_finds_a_theorem_by_keyboard(browser: webdriver.Chrome, site: str, chapter: str):
+    source = (HTML / f"{chapter}.html").read_text(encoding="utf-8")
+    title = re.search(r'class="proof theorem.*?caption-number">[^<]*</span>\s*\(([^<)]+)', source, re.DOTALL)
+    assert title, f"{chapter} states no named theorem"
+    resize(browser, "desktop")
+    browser.get(f"{site}methods.html")
+    settle(browser)
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.CONTROL + "k")
+    deadline = time.monotonic() + 10
+    while browser.switch_to.active_element.get_attribute("type") != "search":
+        assert time.monotonic() < deadline, "Ctrl+K does not lead to the search field"
+        time.sleep(0.05)
+    browser.switch_to.active_element.send_keys(title[1].strip() + Keys.ENTER)
+    while time.monotonic() < deadline:
+        hits = [a.get_attribute("href") for a in browser.find_elements(By.CSS_SELECTOR, "ul.search li a")]
+        if any(f"/{chapter}.html" in hit for hit in hits):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no result leads to {chapter} for {title[1]!r}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_internal_links_resolve(browser: webdriver.Chrome, site: str, page: str):
+    resize(browser, "desktop")
+    address = f"{site}{page}.html"
+    browser.get(address)
+    links = browser.execute_script(
+        "return [...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))"
+    )
+    dead = []
+    for link in links:
+        target, anchor = urldefrag(urljoin(address, link))
+        if not target.startswith(site):
+            continue
+        file = HTML / unquote(urlparse(target).path).lstrip("/")
+        file = file / "index.html" if file.is_dir() else file
+        if not file.is_file() or (file.suffix == ".html" and unquote(anchor) not in anchors(file)):
+            dead.append(link)
+    assert not dead
+
+
+@functools.lru_cache
+def anchors(file: Path) -> frozenset[str]:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return frozenset({"", "top"} | set(re.findall(r'\b(?:id|name)="([^"]+)"', text)))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_notebook_downloads(browser: webdriver.Chrome, site: str, chapter: str):
+    browser.get(f"{site}{chapter}.html")
+    link = browser.find_element(By.CSS_SELECTOR, 'a[href*="_sources/"][href$=".ipynb"]').get_attribute("href")
+    text = browser.execute_async_script(
+        "const done = arguments[1]; fetch(arguments[0]).then(r => r.ok ? r.text() : '').then(done)", link
+    )
+    notebook = json.loads(text)
+    assert any(cell.get("outputs") for cell in notebook["cells"]), "the notebook holds no output"

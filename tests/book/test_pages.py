@@ -1,0 +1,158 @@
+"""The built pages: they are there, they say what they should, and they ask for nothing outside their folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+
+SENTENCES = {
+    "intro": "Where does attention break",
+    "methods": "A theorem is checked differently.",
+    "references": "A new local Lipschitz bound for transformers",
+    "library/index": "The chapters stand on a tested library",
+}
+
+
+def pages() -> list[str]:
+    """Return every page that _toc.yml names."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    found = [toc["root"]]
+
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            if "file" in node:
+                found.append(node["file"])
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(toc)
+    return found
+
+
+PAGES = pages()
+CHAPTERS = [page for page in PAGES if page.startswith(("chapters/", "results/"))]
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    if (HTML / "intro.html").is_file():
+        return HTML
+    if os.environ.get("FAULTLINES_REQUIRE_BROWSER"):
+        pytest.fail("no built book: _build/html/intro.html is missing")
+    pytest.skip("no built book: `make book` writes _build/html")
+
+
+class Sources(HTMLParser):
+    """Collects what a page makes the browser fetch by itself; a link to click is not among it."""
+
+    FETCHED = {
+        "script": "src",
+        "img": "src",
+        "iframe": "src",
+        "source": "src",
+        "video": "src",
+        "embed": "src",
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag in self.FETCHED:
+            self.found.append(given.get("src", ""))
+        if tag == "link" and not {"canonical", "license"} & set(given.get("rel", "").split()):
+            self.found.append(given.get("href", ""))
+        self.found += re.findall(r"url\(([^)]*)\)", given.get("style", ""))
+
+
+def is_outside(address: str) -> bool:
+    return bool(re.match(r"\s*['\"]?\s*(?:https?:)?//", address))
+
+
+def text_of(page: str) -> str:
+    """Return a page's own text, without tags and with blanks made one."""
+    source = re.search(r"<article[^>]*>(.*?)</article>", page, re.DOTALL)
+    assert source, "the page has no article"
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", source[1]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_of_the_table_of_contents_is_there(html: Path, page: str):
+    text = text_of((html / f"{page}.html").read_text(encoding="utf-8"))
+    assert len(text) > 200, f"{page} is all but empty"
+    if page in SENTENCES:
+        assert SENTENCES[page].lower() in text.lower()
+    if page.startswith("library/") and page != "library/index":
+        assert f"faultlines.{page.removeprefix('library/')}" in text
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_each_chapter_has_a_ledger_with_verdicts(html: Path, page: str):
+    source = (html / f"{page}.html").read_text(encoding="utf-8")
+    ledger = re.search(r'<table[^>]*class="[^"]*\bfl-ledger\b.*?</table>', source, re.DOTALL)
+    assert ledger, f"{page} has no ledger table"
+    verdicts = re.findall(
+        r'class="[^"]*\bverdict-(holds|fails|inconclusive|notrun)\b[^"]*">([^<]+)<', ledger[0]
+    )
+    assert verdicts, f"the ledger of {page} holds no verdict"
+    for name, word in verdicts:
+        assert word.strip().replace(" ", "") == name, "a badge's word and its colour differ"
+
+
+def test_the_front_page_has_the_scoreboard(html: Path):
+    source = (html / "intro.html").read_text(encoding="utf-8")
+    assert re.search(r'class="[^"]*\bfl-scoreboard\b', source)
+    assert re.search(r'class="[^"]*\bverdict-(?:holds|fails|inconclusive|notrun)\b', source)
+
+
+def test_no_page_fetches_anything_from_outside(html: Path):
+    outside = {
+        f"{path.relative_to(html)}: {address}"
+        for path in html.rglob("*.html")
+        for address in Sources(path.read_text(encoding="utf-8", errors="replace")).found
+        if is_outside(address)
+    }
+    assert not outside
+
+
+def test_no_style_sheet_fetches_anything_from_outside(html: Path):
+    outside = {
+        f"{path.relative_to(html)}: {address}"
+        for path in html.rglob("*.css")
+        for address in re.findall(
+            r"(?:url\(|@import\s+)\s*([^)\s;]+)", path.read_text(encoding="utf-8", errors="replace")
+        )
+        if is_outside(address)
+    }
+    assert not outside
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_offers_its_executed_notebook(html: Path, page: str):
+    source = (html / f"{page}.html").read_text(encoding="utf-8")
+    link = re.search(r'href="([^"]*_sources/[^"]*\.ipynb)"', source)
+    assert link, f"{page} has no link to its notebook"
+    notebook = ((html / page).parent / link[1]).resolve()
+    assert '"outputs"' in notebook.read_text(encoding="utf-8")
+
+
+def test_an_outside_source_would_be_found():
+    page = (
+        '<link rel="stylesheet" href="//fonts.example/a.css"><script src="https://cdn.example/x.js"></script>'
+    )
+    assert [is_outside(address) for address in Sources(page).found] == [True, True]
+    assert not any(is_outside(address) for address in Sources('<img src="_images/a.png">').found)
