@@ -1,0 +1,182 @@
+r"""The spectral norm of a Jacobian from products with it, by Golub-Kahan-Lanczos bidiagonalisation.
+
+Each step costs one product with $J$ and one with $J^\top$, exactly like a step of power iteration, but the
+estimate is the best over the whole Krylov space instead of its last vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Products = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
+
+
+@dataclass(frozen=True)
+class LeadingSingular:
+    r"""The largest singular value of each sample's Jacobian, and how well it is known.
+
+    Attributes:
+        norm: Estimate of the spectral norm, `[batch]`; up to rounding never too large.
+        direction: Unit input direction that attains it, in the shape of the input.
+        residual: $\lVert J^\top u - \sigma v \rVert_2$, `[batch]`: some singular value is this close to
+            `norm`.
+        steps: Steps taken, each one product with $J$ and one with $J^\top$.
+    """
+
+    norm: Float[Tensor, " batch"]
+    direction: Float[Tensor, "batch ..."]
+    residual: Float[Tensor, " batch"]
+    steps: int
+
+
+def jacobian_norm(
+    f: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch ..."],
+    *,
+    steps: int = 32,
+    tol: float = 1e-3,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Return $\lVert \partial f(x_b) / \partial x_b \rVert_2$ of each sample $b$, Euclidean to Euclidean.
+
+    It is a lower bound that converges to the norm; see `leading_singular`, which also returns the direction
+    and an error estimate.
+
+    Args:
+        f: Maps a batch to a batch; each output sample must depend on its own input sample only (no batch
+            normalisation in training mode).
+        x: Where the Jacobian is taken. Its dtype is that of the computation; float32 reaches about 1e-5.
+        steps: At most so many steps.
+        tol: Relative accuracy aimed at: stop when every sample's estimated error is below it. 0 takes all
+            steps.
+        generator: Source of the random starting directions; seeded with 0 by default.
+
+    Returns:
+        One norm a sample.
+
+    Raises:
+        ValueError: If an argument is out of range, or `f` does not map a batch to a batch of its size.
+
+    Example:
+        >>> import torch
+        >>> w = torch.diag(torch.tensor([1.0, 5.0, 2.0]))
+        >>> jacobian_norm(lambda x: x @ w, torch.zeros(2, 3))
+        tensor([5.0000, 5.0000])
+    """
+    return leading_singular(f, x, steps=steps, tol=tol, generator=generator).norm
+
+
+def leading_singular(
+    f: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch ..."],
+    *,
+    steps: int = 32,
+    tol: float = 1e-3,
+    generator: torch.Generator | None = None,
+) -> LeadingSingular:
+    r"""Return the leading singular value and right singular vector of each sample's Jacobian.
+
+    After $k$ steps $J V_k = U_k B_k$ with orthonormal $U_k, V_k$ (fully reorthogonalised) and $B_k$ upper
+    bidiagonal; the estimate is $\lVert B_k \rVert_2$, and the residual follows from the last row of its
+    singular vectors. The error is estimated as $\min(\rho, \rho^2 / (\sigma_1 - \sigma_2))$ with residual
+    $\rho$ and the gap in $B_k$ (Parlett 1980). A random start has a part in every direction with probability
+    1, so a larger singular value hides only while that part is small; the estimate is a lower bound in any
+    case.
+
+    Args:
+        f: Maps a batch to a batch, sample by sample.
+        x: Where the Jacobian is taken.
+        steps: At most so many steps.
+        tol: Relative accuracy aimed at.
+        generator: Source of the random starting directions; seeded with 0 by default.
+
+    Returns:
+        Norm, direction, residual and the number of steps.
+
+    Raises:
+        ValueError: If an argument is out of range, or `f` does not map a batch to a batch of its size.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+    if not tol >= 0:
+        raise ValueError(f"tol={tol} must be at least 0")
+    if x.ndim < 2 or not x.is_floating_point():
+        raise ValueError(f"x has shape {tuple(x.shape)} and dtype {x.dtype}; floating [batch, ...] is needed")
+    if generator is None:
+        generator = torch.Generator(x.device).manual_seed(0)
+    start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
+    forward, backward, outputs = _products(f, x.detach())
+    with torch.no_grad():
+        steps = min(steps, outputs, start.shape[1])
+        return _bidiagonalise(forward, backward, start, steps, tol, x.shape)
+
+
+def _products(f: Callable[[Tensor], Tensor], x: Tensor) -> Products:
+    r"""Return `v -> J v` and `u -> J^T u` on flat batches, both from one forward pass; and the output size.
+
+    $u \mapsto J^\top u$ is linear, so its own transpose gives $J v$ from the graph that is already there.
+    """
+    out, pullback = torch.func.vjp(f, x)
+    if out.ndim < 1 or out.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"f returned shape {tuple(out.shape)} for a batch of {x.shape[0]}; [batch, ...] is needed"
+        )
+    _, pushforward = torch.func.vjp(lambda u: pullback(u)[0], torch.zeros_like(out))
+    return (
+        lambda v: pushforward(v.reshape(x.shape))[0].flatten(1),
+        lambda u: pullback(u.reshape(out.shape))[0].flatten(1),
+        out[0].numel(),
+    )
+
+
+def _bidiagonalise(
+    forward: Callable[[Tensor], Tensor],
+    backward: Callable[[Tensor], Tensor],
+    start: Float[Tensor, "batch n"],
+    steps: int,
+    tol: float,
+    shape: torch.Size,
+) -> LeadingSingular:
+    batch = len(start)
+    v, _ = _normalise(start, start.new_zeros(batch))
+    right, left = v[:, None], start.new_zeros(batch, 0, 1)  # bases [batch, k, n] and [batch, k, m]
+    b = start.new_zeros(batch, steps, steps)
+    scale = start.new_zeros(batch)  # largest norm met: what is far below it is rounding
+    for k in range(steps):
+        u = forward(right[:, k])
+        u = _orthogonalise(u, left) if k else u
+        scale = torch.maximum(scale, u.norm(dim=1))
+        u, b[:, k, k] = _normalise(u, scale)
+        left = torch.cat([left, u[:, None]], dim=1) if k else u[:, None]
+        v = _orthogonalise(backward(u), right)
+        v, beta = _normalise(v, scale)
+        x, sigma, y = torch.linalg.svd(b[:, : k + 1, : k + 1])
+        residual = beta * x[:, -1, 0].abs()
+        gap = sigma[:, 0] - sigma[:, 1] if k else torch.zeros_like(residual)
+        error = torch.minimum(residual, residual.square() / gap.clamp_min(torch.finfo(v.dtype).tiny))
+        if k + 1 == steps or bool((error <= tol * sigma[:, 0]).all()):
+            break
+        b[:, k, k + 1] = beta
+        right = torch.cat([right, v[:, None]], dim=1)
+    direction = torch.einsum("bk,bkn->bn", y[:, 0], right)
+    return LeadingSingular(sigma[:, 0], direction.reshape(shape), residual, k + 1)
+
+
+def _orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
+    """Remove the part in the span of `basis`; twice is enough (Giraud et al. 2005)."""
+    for _ in range(2):
+        w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", basis, w), basis)
+    return w
+
+
+def _normalise(w: Float[Tensor, "batch n"], scale: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+    """Return unit vectors and lengths; rounding next to `scale` becomes zero, so that the span ends there."""
+    length = w.norm(dim=1)
+    length = torch.where(length > 16 * torch.finfo(w.dtype).eps * scale, length, 0)
+    unit = w / torch.where(length > 0, length, 1)[:, None]
+    return unit * (length > 0)[:, None], length

@@ -1,0 +1,138 @@
+r"""Sampled lower bounds of a local Lipschitz constant.
+
+The constant is $\sup_{\lVert\xi\rVert \le r} \lVert f(x+\xi) - f(x)\rVert / \lVert\xi\rVert$.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LocalLipschitz:
+    """Two lower bounds of the same supremum, `[batch]` each.
+
+    Attributes:
+        random: The largest ratio over random directions.
+        ascent: The largest ratio met by gradient ascent from the best random direction; at least `random`.
+        perturbation: Where `ascent` was attained, in the shape of the input.
+    """
+
+    random: Float[Tensor, " batch"]
+    ascent: Float[Tensor, " batch"]
+    perturbation: Float[Tensor, "batch ..."]
+
+
+def local_lipschitz(
+    f: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch ..."],
+    radius: float,
+    *,
+    directions: int = 16,
+    ascent_steps: int = 20,
+    norm: Literal["l2", "linf"] = "l2",
+    generator: torch.Generator | None = None,
+) -> LocalLipschitz:
+    r"""Search the ball of `radius` around each sample for the steepest chord of `f`.
+
+    Random directions are tried at full radius (`l2`: uniform on the sphere; `linf`: corners of the cube).
+    From the best of them, projected gradient ascent on the logarithm of the ratio takes normalised steps
+    (`l2`: along the gradient; `linf`: its sign) of a length that falls linearly from a quarter of the radius.
+    Perturbations stay longer than a hundredth of the radius: below it the chord is rounding, and its limit is
+    what `jacobian_norm` computes. The ball is not cut to an image range.
+
+    Args:
+        f: Maps a batch to a batch, sample by sample.
+        x: Centres of the balls.
+        radius: Radius in `norm`, positive.
+        directions: Number of random directions, at least 1.
+        ascent_steps: Gradient steps, 0 for none.
+        norm: Norm of the perturbation; the output difference is always measured in the Euclidean norm.
+        generator: Source of the random directions; seeded with 0 by default.
+
+    Returns:
+        Both lower bounds of each sample.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> w = torch.diag(torch.tensor([1.0, 3.0]))
+        >>> found = local_lipschitz(lambda x: x @ w, torch.zeros(1, 2), 0.5, ascent_steps=50)
+        >>> bool(found.random <= found.ascent), round(found.ascent.item(), 2)
+        (True, 3.0)
+    """
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius={radius} must be positive and finite")
+    if directions < 1:
+        raise ValueError(f"directions={directions} must be at least 1")
+    if ascent_steps < 0:
+        raise ValueError(f"ascent_steps={ascent_steps} must be at least 0")
+    if norm not in ("l2", "linf"):
+        raise ValueError(f"norm={norm!r} is not one of 'l2', 'linf'")
+    if generator is None:
+        generator = torch.Generator(x.device).manual_seed(0)
+    x = x.detach()
+    with torch.no_grad():
+        origin = f(x)
+
+    def ratio(xi: Tensor) -> Tensor:
+        """Return chord slopes, `[batch]`."""
+        return (f(x + xi) - origin).flatten(1).norm(dim=1) / _length(xi, norm)
+
+    best, where = x.new_full((len(x),), -1.0), torch.zeros_like(x)
+    with torch.no_grad():
+        for _ in range(directions):
+            xi = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            xi = _rescale(xi.sign() if norm == "linf" else xi, radius, norm)
+            best, where = _keep_better(best, where, ratio(xi), xi)
+    random = best
+    xi = where
+    for step in range(ascent_steps):
+        xi = xi.detach().requires_grad_()
+        value = ratio(xi)
+        (gradient,) = torch.autograd.grad(value.clamp_min(torch.finfo(x.dtype).tiny).log().sum(), xi)
+        with torch.no_grad():
+            best, where = _keep_better(best, where, value, xi)
+            stride = 0.25 * radius * (1 - step / ascent_steps)
+            xi = _clip(
+                xi + stride * (gradient.sign() if norm == "linf" else _rescale(gradient, 1.0, norm)),
+                radius,
+                norm,
+            )
+    with torch.no_grad():
+        best, where = _keep_better(best, where, ratio(xi), xi)
+    return LocalLipschitz(random, best, where)
+
+
+def _keep_better(best: Tensor, where: Tensor, value: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+    better = value > best
+    return torch.where(better, value, best).detach(), torch.where(_column(better, xi), xi, where).detach()
+
+
+def _length(xi: Tensor, norm: str) -> Float[Tensor, " batch"]:
+    flat = xi.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
+
+
+def _rescale(xi: Tensor, length: float, norm: str) -> Tensor:
+    return xi * _column(length / _length(xi, norm).clamp_min(torch.finfo(xi.dtype).tiny), xi)
+
+
+def _clip(xi: Tensor, radius: float, norm: str) -> Tensor:
+    """Project onto the ball, and away from its centre."""
+    if norm == "linf":
+        xi = xi.clamp(-radius, radius)
+    length = _length(xi, norm).clamp_min(torch.finfo(xi.dtype).tiny)
+    return xi * _column(length.clamp(0.01 * radius, radius) / length, xi)
+
+
+def _column(per_sample: Tensor, like: Tensor) -> Tensor:
+    return per_sample.reshape(-1, *[1] * (like.ndim - 1))
