@@ -1,0 +1,5 @@
+"""Training: one loop, its objectives, and ensembles of seeds trained at once."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

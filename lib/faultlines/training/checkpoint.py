@@ -1,0 +1,73 @@
+"""Checkpoints of a training run: written beside and renamed, read without unpickling code."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from faultlines.training.batches import Augment
+from faultlines.training.objectives.objective import Objective
+from faultlines.training.settings import Settings
+
+
+def identity(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    settings: Settings,
+    objective: Objective,
+    seed: int,
+    augment: Augment | None,
+) -> dict[str, str]:
+    """Return what makes two runs the same run: settings, objective, seed, data and the model's shapes."""
+    shapes = ", ".join(f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.state_dict().items())
+    named = {name: repr(value) for name, value in asdict(settings).items()}
+    return named | {
+        "objective": repr(objective),
+        "seed": repr(seed),
+        "augment": repr(augment),
+        "data": f"{tuple(x.shape)} {_digest(x)} {_digest(y)}",
+        "model": hashlib.blake2b(f"{type(model).__name__} {shapes}".encode(), digest_size=8).hexdigest(),
+    }
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` so that a killed process leaves the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    torch.save(state, beside)
+    beside.replace(path)
+
+
+def load(path: Path, run: dict[str, str]) -> dict[str, Any] | None:
+    """Return the state at `path`, or None where there is no file.
+
+    Raises:
+        ValueError: If the file belongs to another run; the message names what differs.
+    """
+    if not path.exists():
+        return None
+    # generator states must stay on the CPU; load_state_dict moves the rest to its own device
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    found = state["run"]
+    differing = [
+        f"{name}: {found.get(name)} there, {run.get(name)} here"
+        for name in sorted(found.keys() | run.keys())
+        if found.get(name) != run.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"checkpoint={str(path)!r} was made by another run ({'; '.join(differing)}); "
+            "delete it, or give this run its own file"
+        )
+    return state
+
+
+def _digest(values: Tensor) -> str:
+    content = values.detach().cpu().contiguous().numpy()
+    return hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()

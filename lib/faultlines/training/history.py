@@ -1,0 +1,55 @@
+"""What a training run reports about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class History:
+    """Means over each epoch, in order.
+
+    Attributes:
+        loss: The objective, averaged over samples as the weights changed.
+        lr: The learning rate of the epoch's last step.
+        terms: The objective's terms by name.
+        validation_loss: Cross-entropy on the validation set, where one was given.
+        validation_accuracy: Accuracy there, in [0, 1].
+        seconds: Wall time of the epochs that this call ran.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, loss: float, lr: float, terms: dict[str, float]) -> None:
+        """Append one epoch."""
+        self.loss.append(loss)
+        self.lr.append(lr)
+        for name, value in terms.items():
+            self.terms.setdefault(name, []).append(value)
+
+
+class EpochMean:
+    """Sample-weighted means of the tensors of one epoch, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, loss: Tensor, terms: dict[str, Tensor], count: int) -> None:
+        """Add one batch of `count` samples."""
+        self._count += count
+        for name, value in {**terms, "": loss}.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach() * count
+
+    def read(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss and the mean of every term."""
+        means = {name: torch.as_tensor(total) / self._count for name, total in self._sums.items()}
+        return means.pop(""), means

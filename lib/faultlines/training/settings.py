@@ -1,0 +1,98 @@
+"""The settings of a training run, checked before any compute."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "constant", "onecycle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hyper-parameters of one run.
+
+    Args:
+        epochs: Passes over the data.
+        batch_size: Samples a step; the last batch of an epoch holds what is left.
+        lr: Peak learning rate.
+        optimizer: `"adamw"` (Loshchilov and Hutter 2019) or `"sgd"` with momentum.
+        weight_decay: Decoupled for AdamW, added to the gradient for SGD; see `decays` for what it acts on.
+        momentum: SGD's momentum; AdamW's first beta is 0.9 and its second 0.999, fixed.
+        warmup: Share of all steps in which the learning rate rises, in [0, 1).
+        schedule: `"cosine"` to zero, `"constant"`, or `"onecycle"` (rises from 1/25 and falls to nothing,
+            both along a cosine).
+        grad_clip: Largest norm of the whole gradient, or None.
+
+    Raises:
+        ValueError: If a value is out of range, named with what is allowed.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 2e-3
+    optimizer: Optimizer = "adamw"
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    warmup: float = 0.1
+    schedule: Schedule = "cosine"
+    grad_clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr={self.lr!r} must be a positive number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay={self.weight_decay!r} must be a number of at least 0")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1)")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip={self.grad_clip!r} must be positive, or None")
+        for name, allowed in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
+
+
+def check_data(model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, name: str = "") -> None:
+    """Refuse data that the model cannot be trained on; one sample goes through the model for its class count.
+
+    Args:
+        model: The classifier, on the device of `x`; its training mode and buffers stay as they are.
+        x: Inputs.
+        y: Labels.
+        batch_size: Samples a step, which may not exceed the number of samples.
+        name: What the data are, as a prefix of the message: `"validation "`, say.
+
+    Raises:
+        ValueError: If lengths, dtypes, labels or the batch size do not fit.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"{name}x has dtype {x.dtype}; it must be floating point, images in [0, 1]")
+    if y.ndim != 1 or y.dtype != torch.int64:
+        raise ValueError(f"{name}y has shape {tuple(y.shape)} and dtype {y.dtype}; it must be [n] and int64")
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"{name}x has {len(x)} samples and {name}y {len(y)}; they must be equal and not 0")
+    if batch_size is not None and batch_size > len(x):
+        raise ValueError(f"batch_size={batch_size} exceeds the number of samples, {len(x)}")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.no_grad():
+        logits = model(x[:1])
+    for module, training in modes:
+        module.training = training
+    if logits.ndim != 2:
+        raise ValueError(f"the model returns shape {tuple(logits.shape)}; it must return [batch, classes]")
+    low, high, classes = int(y.min()), int(y.max()), logits.shape[1]
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{name}y holds labels from {low} to {high}; the model's classes are 0 to {classes - 1}"
+        )
