@@ -8,6 +8,8 @@ from .lipschitz.local import LocalLipschitz as LocalLipschitz
 from .lipschitz.local import local_lipschitz as local_lipschitz
 from .lipschitz.network import logit_jacobian_norm as logit_jacobian_norm
 from .lipschitz.network import margin_radius as margin_radius
+from .lipschitz.sweep import MapPoint as MapPoint
+from .lipschitz.sweep import pattern_sweep as pattern_sweep
 from .maps import MapStatistics as MapStatistics
 from .maps import map_statistics as map_statistics
 from .maps import row_entropy as row_entropy

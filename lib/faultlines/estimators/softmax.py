@@ -155,18 +155,19 @@ def softmax_jacobian_bound_ball(
     if check and not bool((delta.isfinite() & (delta >= 0)).all()):
         raise ValueError(f"delta={delta.tolist()} must be finite and at least 0")
     first, second, _ = leading_pair(p)
-    low, high = _move_odds(first, -2 * delta), _move_odds(first, 2 * delta)
-    other = _move_odds(second, 2 * delta)
+    low, high = move_odds(first, -2 * delta), move_odds(first, 2 * delta)
+    other = move_odds(second, 2 * delta)
     candidates = torch.stack([low, high, other, 1 - other, (1 + other) / 2, torch.full_like(other, 0.5)])
     a = torch.minimum(torch.maximum(candidates, low), high)
     b = torch.minimum(torch.minimum(a, 1 - a), other)
     return (a * (1 - a + b)).amax(dim=0)
 
 
-def _move_odds(p: Tensor, log_factor: Tensor) -> Tensor:
+def move_odds(p: Tensor, log_factor: Tensor) -> Tensor:
     """Return the probability whose odds are those of `p` times `exp(log_factor)`."""
-    factor = log_factor.clamp(max=0.9 * math.log(torch.finfo(p.dtype).max)).exp()
-    return p * factor / (1 + p * (factor - 1))
+    limit = 0.9 * math.log(torch.finfo(p.dtype).max)  # beyond it 0 * inf
+    factor = log_factor.clamp(-limit, limit).exp()
+    return p * factor / ((1 - p) + p * factor)
 
 
 def _check_distribution(p: Tensor, *, values: bool) -> None:

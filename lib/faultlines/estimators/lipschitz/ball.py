@@ -7,7 +7,7 @@ from torch import Tensor
 
 from faultlines.estimators.lipschitz.attention import Compose, compose_heads
 from faultlines.estimators.lipschitz.heads import Heads
-from faultlines.estimators.softmax import softmax_jacobian_bound_ball
+from faultlines.estimators.softmax import move_odds, softmax_jacobian_bound_ball
 from faultlines.estimators.spectral import spectral_norm
 from faultlines.models.attention import Attention
 
@@ -64,11 +64,7 @@ def _ball(heads: Heads, r: float) -> Float[Tensor, "batch head"]:
     delta = (r * (from_query + from_keys) + r * r * norm_qk[:, None]) / heads.root_d
     steepness = softmax_jacobian_bound_ball(heads.maps, delta, check=False).amax(dim=-1)
 
-    odds = (2 * delta[..., None]).exp()
-    worst = (heads.maps * odds / (1 + heads.maps * (odds - 1))).nan_to_num(
-        nan=1.0
-    )  # exp overflowed: anything
-    norm_p = spectral_norm(worst)
+    norm_p = spectral_norm(move_odds(heads.maps, 2 * delta[..., None]))
 
     drift = r * norm_qk / heads.root_d
     norm_v = heads.norm_v_centred + r * heads.norm_w_v

@@ -112,7 +112,7 @@ def leading_singular(
     start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
     forward, backward, outputs = _products(f, x.detach())
     with torch.no_grad():
-        steps = min(steps, outputs, start.shape[1])
+        steps = min(steps, outputs + 1, start.shape[1])  # the start may lie partly in the null space
         return _bidiagonalise(forward, backward, start, steps, tol, x.shape)
 
 

@@ -1,0 +1,91 @@
+"""One head at fixed weights and input, its map pulled to patterns: what the distribution alone does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from faultlines.estimators.lipschitz.attention import attention_bound
+from faultlines.estimators.lipschitz.jacobian import jacobian_norm
+from faultlines.estimators.maps import map_statistics
+from faultlines.models.attention import SoftmaxMechanism
+from faultlines.models.patterns import PATTERNS, score_pattern
+from faultlines.models.random_heads import random_layer, random_tokens
+from faultlines.models.recorder import record
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    r"""One map of a sweep.
+
+    Attributes:
+        pattern: What the map is pulled to; `"none"` at strength 0.
+        strength: Bias on the scores of the pattern's keys.
+        norm: True local norm of the head, to 1e-4.
+        max_g1: Largest $g_1$ of a row.
+        map_norm: $\lVert P \rVert_2$.
+        theorem3: The bound of arXiv 2507.07814.
+        centred: The centred bound.
+    """
+
+    pattern: str
+    strength: float
+    norm: float
+    max_g1: float
+    map_norm: float
+    theorem3: float
+    centred: float
+
+
+def pattern_sweep(
+    *,
+    tokens: int,
+    dim: int,
+    qk_std: float,
+    strengths: Sequence[float],
+    generator: torch.Generator,
+    patterns: Sequence[str] = PATTERNS,
+) -> list[MapPoint]:
+    """Draw one head and one input, then impose each pattern at each strength on its map.
+
+    Args:
+        tokens: Number of tokens.
+        dim: Width of a token and of the head.
+        qk_std: Scale of query and key weights; see `random_layer`.
+        strengths: Biases on the scores, positive.
+        generator: Source of weights, input and permutations.
+        patterns: See `score_pattern`.
+
+    Returns:
+        The unbiased map first, then pattern by pattern in the order of the strengths.
+
+    Raises:
+        ValueError: If a pattern is unknown or there are fewer than three tokens.
+    """
+    layer = random_layer(dim, 1, qk_std=qk_std, generator=generator)
+    x = random_tokens(1, tokens, dim, generator=generator)
+    seed = torch.randint(2**31, (), generator=generator).item()  # one permutation for all strengths
+    points = []
+    for pattern, strength in [("none", 0.0), *((p, s) for p in patterns for s in strengths)]:
+        bias = None
+        if pattern != "none":
+            permutations = torch.Generator().manual_seed(seed)
+            bias = score_pattern(pattern, tokens, strength, generator=permutations).double()
+        layer.mechanism = SoftmaxMechanism(bias=bias)
+        with record() as tape:
+            layer(x)
+        statistics = map_statistics(tape.maps[0])
+        points.append(
+            MapPoint(
+                pattern,
+                strength,
+                norm=jacobian_norm(layer, x, steps=96, tol=1e-4).item(),
+                max_g1=statistics.max_steepness.item(),
+                map_norm=statistics.norm.item(),
+                theorem3=attention_bound(layer, x).item(),
+                centred=attention_bound(layer, x, variant="centred").item(),
+            )
+        )
+    return points
