@@ -35,7 +35,8 @@ def build(project: Project) -> Path:
     source, html = project.build / "source", project.build / "html"
     pages = stage_book(project, source)
     stamp, seal = project.build / "book.stamp", _seal(source, project.library)
-    if not (stamp.exists() and stamp.read_text() == seal and (html / "index.html").exists()):
+    built = all((html / f"{page}.html").is_file() for page in ["index", *pages])
+    if not (stamp.exists() and stamp.read_text() == seal and built):
         stamp.unlink(missing_ok=True)
         command = [
             sys.executable,

@@ -57,7 +57,7 @@ class Chapter:
         for name in names:
             if name not in chapters:
                 raise one_of("chapter", name, list(chapters))
-        return [chapters[name] for name in names or chapters]
+        return [chapters[name] for name in dict.fromkeys(names or chapters)]
 
     def notebook(self) -> NotebookNode:
         """Return the source as an unexecuted notebook."""
@@ -75,7 +75,8 @@ class Chapter:
     @property
     def title(self) -> str:
         """Text of the first heading."""
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        texts = [cell.source for cell in self.notebook().cells if cell.cell_type == "markdown"]
+        for line in "\n".join(texts).splitlines():
             if line.startswith("# "):
                 return line[2:].strip()
         return self.name

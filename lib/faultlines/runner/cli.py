@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 
 from faultlines.runner.chapters import Chapter
@@ -93,8 +94,8 @@ def check_data_set(name: str) -> None:
 
 def check_device(name: str) -> None:
     """Raise ValueError where a device is unknown or not there."""
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+    kind, colon, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
         raise ValueError("a device is auto, cpu, cuda or cuda:N")
     if kind == "cuda":
         import torch
@@ -224,10 +225,11 @@ def status(chapters: Names = None) -> None:
             cells = [chapter.name, name, f"[{colour}]{state.name}[/{colour}]"]
             if state.result is not None:
                 record = state.result.provenance
-                cells += [age(record.started), duration(record.wall_s), str(record.kernel.get("device", ""))]
+                device = str(record.kernel.get("device", ""))
+                cells += [age(record.started), duration(record.wall_s), escape(device)]
             else:
                 cells += ["", "", ""]
-            table.add_row(*cells, ", ".join(state.changes))
+            table.add_row(*cells, escape(", ".join(state.changes)))
     out.print(table)
 
 

@@ -72,7 +72,7 @@ class Freshness:
             where: `"here"` looks only at what this machine executed itself, `"published"` only at what is
                 committed, `"any"` at both, this machine's own first.
         """
-        failed = task.failed(self.project).exists()
+        failed = where != "published" and task.failed(self.project).exists()
         stale: State | None = None
         for path in task.places(self.project, where):
             result = read_result(path)

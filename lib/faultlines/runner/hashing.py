@@ -19,6 +19,8 @@ def digest(text: str) -> str:
 def code_only(source: str) -> str:
     r"""Return Python source without comments, docstrings, trailing blanks and empty lines.
 
+    What stands inside a string over several lines is data, and stays to the letter.
+
     The text that remains is the author's own, not a re-rendering of the syntax tree, so the hash of it is the
     same under every Python version. Source that does not parse (a cell with a shell magic) is returned as it
     is.
@@ -27,14 +29,17 @@ def code_only(source: str) -> str:
         >>> code_only("def f(x):\n    'Add one.'\n\n    return x + 1  # one\n")
         'def f(x):\n    return x + 1'
     """
+    # not splitlines, which also breaks at form feeds and Unicode separators, where Python sees no new line
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
     try:
         tree = ast.parse(source)
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     except (SyntaxError, tokenize.TokenError, ValueError):
         return source
-    lines = [list(line) for line in source.splitlines()]
+    lines = [list(line) for line in source.split("\n")]
+    in_string = _rows_ending_in_a_string(tokens)
     for token in tokens:
-        if token.type == tokenize.COMMENT:
+        if token.type == tokenize.COMMENT and token.start[0] not in in_string:
             row, start = token.start
             lines[row - 1][start:] = ""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -42,8 +47,28 @@ def code_only(source: str) -> str:
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             text = node.body[0]
             _blank(lines, text.lineno, text.col_offset, text.end_lineno, text.end_col_offset)
-    kept = ("".join(line).rstrip() for line in lines)
-    return "\n".join(line for line in kept if line)
+            in_string -= set(range(text.lineno, text.end_lineno))
+    kept = []
+    for row, line in enumerate(map("".join, lines), start=1):
+        if row in in_string:
+            kept.append(line)
+        elif line.strip():
+            kept.append(line.rstrip())
+    return "\n".join(kept)
+
+
+def _rows_ending_in_a_string(tokens: list[tokenize.TokenInfo]) -> set[int]:
+    rows: set[int] = set()
+    opened: list[int] = []  # Python 3.12 tells the start and the end of an f-string as tokens of their own
+    for token in tokens:
+        kind = tokenize.tok_name[token.type]
+        if kind == "STRING":
+            rows |= set(range(token.start[0], token.end[0]))
+        elif kind in ("FSTRING_START", "TSTRING_START"):
+            opened.append(token.start[0])
+        elif kind in ("FSTRING_END", "TSTRING_END"):
+            rows |= set(range(opened.pop(), token.end[0]))
+    return rows
 
 
 def _blank(lines: list[list[str]], row: int, column: int, end_row: int, end_column: int) -> None:

@@ -14,9 +14,9 @@ papermill itself accepts any name and any value, so the runner looks here first.
 from __future__ import annotations
 
 import ast
-import contextlib
 import difflib
 import io
+import math
 import re
 import tokenize
 from collections.abc import Callable, Mapping
@@ -28,7 +28,9 @@ import yaml
 from faultlines.runner.errors import UsageError
 
 SCALARS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-RANGE = re.compile(r"^(?P<low>-?[\d.e+-]+?)\s*\.\.\s*(?P<high>-?[\d.e+-]+|)$")
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+RANGE = re.compile(rf"^(?P<low>{NUMBER})\s*\.\.\s*(?P<high>(?:{NUMBER})?)$")
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 NAMED = ("data set", "device")
 
@@ -72,13 +74,20 @@ class Parameter:
         if self.type == "str":
             return text
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UsageError(f"parameter {self.name}={text!r} cannot be read as {self.type}") from None
-        if isinstance(value, str) and self.scalar == "float":
-            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a word
-                value = float(value)
-        return [value] if self.is_list and not isinstance(value, list) else value
+            if not self.is_list:
+                return self._read(text.strip())
+            # the base loader leaves every word a word: YAML 1.1 itself reads 010 as 8, 1:30 as 90 and `on` as true
+            words = yaml.load(text, yaml.BaseLoader)
+            return [self._read(word) for word in (words if isinstance(words, list) else [words])]
+        except (yaml.YAMLError, ValueError, TypeError, KeyError):
+            raise UsageError(
+                f"parameter {self.name}={text!r} cannot be read as {self.type} (default {self.default!r})"
+            ) from None
+
+    def _read(self, word: Any) -> Any:
+        if not isinstance(word, str):
+            raise TypeError
+        return TRUTH[word.lower()] if self.scalar == "bool" else SCALARS[self.scalar](word)
 
     def check(self, value: Any, checks: Mapping[str, Check]) -> Any:
         """Return the value in its declared type.
@@ -94,13 +103,15 @@ class Parameter:
 
     def _check_scalar(self, value: Any, checks: Mapping[str, Check]) -> Any:
         kind = SCALARS[self.scalar]
-        if kind is float and type(value) is int:
-            value = float(value)
+        if kind is float and (type(value) is int or (isinstance(value, str) and re.fullmatch(NUMBER, value))):
+            value = float(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
         if type(value) is not kind:
             raise UsageError(
                 f"parameter {self.name}={value!r} is {type(value).__name__}, must be {self.type}"
                 f" (default {self.default!r})"
             )
+        if kind is float and not math.isfinite(value):
+            raise UsageError(f"parameter {self.name}={value!r} is not a finite number")
         if not self.allowed:
             return value
         if self.allowed in NAMED:
@@ -116,9 +127,22 @@ class Parameter:
                 raise UsageError(f"parameter {self.name}={value!r} is outside {self.allowed}")
             return value
         choices = [choice.strip() for choice in self.allowed.split("|")]
-        if str(value) not in choices:
+        if value not in [self._read(choice) for choice in choices]:
             raise UsageError(f"parameter {self.name}={value!r} is not one of {', '.join(choices)}")
         return value
+
+    def declared_well(self) -> bool:
+        """Whether the bracket says something that a value of this type can be held against."""
+        if not self.allowed:
+            return True
+        if self.allowed in NAMED:
+            return self.scalar == "str"
+        if ".." in self.allowed:
+            return bool(RANGE.match(self.allowed)) and self.scalar in ("int", "float")
+        try:
+            return all(self._read(choice.strip()) is not None for choice in self.allowed.split("|"))
+        except (ValueError, KeyError):
+            return False
 
 
 def read_parameters(source: str, where: str = "parameters cell") -> list[Parameter]:
@@ -129,20 +153,25 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
         where: How to name it in an error.
 
     Raises:
-        UsageError: If a line is not `name: type = literal  # comment`.
+        UsageError: If a line is not `name: type = literal  # comment`, a name comes twice, or a bracket
+            cannot be read.
 
     Example:
         >>> [p] = read_parameters("eps: float = 0.1  # radius of the ball [0..1]")
         >>> p.name, p.type, p.default, p.comment, p.allowed
         ('eps', 'float', 0.1, 'radius of the ball', '0..1')
     """
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise UsageError(f"{where}, line {error.lineno}: {error.msg}") from None
     comments = {
         token.start[0]: token.string.lstrip("# ").strip()
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    parameters = []
-    for node in ast.parse(source).body:
+    parameters: list[Parameter] = []
+    for node in body:
         shape = (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
         )
@@ -153,17 +182,30 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
             raise UsageError(
                 f"{where}, line {node.lineno}: type {annotation!r} is not {' | '.join(SCALARS)} or a list"
             )
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise UsageError(
+                f"{where}, line {node.lineno}: the value of {node.target.id} must be written out, not computed"
+                f" ({ast.unparse(node.value)}); derive what follows from parameters in a later cell"
+            ) from None
         comment = comments.get(node.end_lineno, "")
         found = re.search(r"\[([^\[\]]+)\]$", comment)
-        parameters.append(
-            Parameter(
-                name=node.target.id,
-                type=annotation,
-                default=ast.literal_eval(node.value),
-                comment=comment[: found.start()].strip() if found else comment,
-                allowed=found[1].strip() if found else "",
-            )
+        parameter = Parameter(
+            name=node.target.id,
+            type=annotation,
+            default=default,
+            comment=comment[: found.start()].strip() if found else comment,
+            allowed=found[1].strip() if found else "",
         )
+        if not parameter.declared_well():
+            raise UsageError(
+                f"{where}, line {node.lineno}: [{parameter.allowed}] is not a range of numbers low..high, a choice"
+                f" a | b of {parameter.scalar}, or for a str one of {', '.join(NAMED)}"
+            )
+        if any(parameter.name == other.name for other in parameters):
+            raise UsageError(f"{where}, line {node.lineno}: {parameter.name} is declared twice")
+        parameters.append(parameter)
     return parameters
 
 

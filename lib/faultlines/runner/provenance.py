@@ -7,12 +7,13 @@ import platform
 import resource
 import subprocess
 import sys
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, field_validator
 
 MIME = "application/vnd.faultlines.kernel+json"
 LEDGER_MIME = "application/vnd.faultlines.ledger+json"
@@ -55,9 +56,16 @@ class Provenance(BaseModel):
     modules: dict[str, str]
     command: str
     started: str
-    wall_s: float
+    wall_s: FiniteFloat
     commit: str
     kernel: dict[str, Any]
+
+    @field_validator("started")
+    @classmethod
+    def _has_a_zone(cls, started: str) -> str:
+        if datetime.fromisoformat(started).tzinfo is None:
+            raise ValueError(f"started={started!r} has no time zone")
+        return started
 
     def write(self, notebook: NotebookNode) -> None:
         """Store the record in a notebook's metadata."""
@@ -68,7 +76,7 @@ class Provenance(BaseModel):
         """Return the record in a notebook's metadata, or None where there is none that can be read."""
         try:
             return cls.model_validate(notebook.metadata[KEY]["provenance"])
-        except (KeyError, ValidationError):
+        except (KeyError, TypeError, ValidationError):
             return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.errors import UsageError, one_of
@@ -45,10 +45,10 @@ class Runs(BaseModel):
         Raises:
             UsageError: If the file does not have the form of this class.
         """
-        text = (project.root / "runs.yml").read_text(encoding="utf-8")
         try:
+            text = (project.root / "runs.yml").read_text(encoding="utf-8")
             return cls.model_validate({"runs": yaml.safe_load(text)})
-        except (yaml.YAMLError, ValidationError) as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"runs.yml cannot be read: {' '.join(str(error).split())}") from None
 
     def __getitem__(self, name: str) -> Run:

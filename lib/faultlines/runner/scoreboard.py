@@ -58,7 +58,7 @@ class Board:
                 *(f"  - {run}" for run in self.runs),
             ]
             for claim, cells in board.claims.items():
-                statement = next(iter(cells.values())).row["statement"]
+                statement = " ".join(next(iter(cells.values())).row["statement"].split())
                 lines.append(f"* - {claim}\n  - {statement}")
                 lines += [f"  - {self._cell(board.chapter, run, cells.get(run))}" for run in self.runs]
             blocks.append("\n".join([*lines, "```"]))
@@ -78,6 +78,8 @@ class Board:
 
     def markdown(self) -> str:
         """Return the table in plain Markdown, for the README and the terminal."""
+        if not self.chapters:
+            return "No chapter has a result yet.\n"
         header = f"| | claim | {' | '.join(self.runs)} |"
         lines = [header, "|---|---|" + "---|" * len(self.runs)]
         for board in self.chapters:
@@ -86,7 +88,8 @@ class Board:
                 + " |" * len(self.runs)
             )
             for claim, cells in board.claims.items():
-                statement = next(iter(cells.values())).row["statement"]
+                # Markdown takes a bar for the next cell, inside mathematics too
+                statement = " ".join(next(iter(cells.values())).row["statement"].split()).replace("|", "\\|")
                 said = [self._plain(cells.get(run)) for run in self.runs]
                 lines.append(f"| {claim} | {statement} | {' | '.join(said)} |")
         return "\n".join(lines) + "\n"

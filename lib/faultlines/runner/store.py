@@ -12,6 +12,9 @@ from nbformat import NotebookNode
 
 from faultlines.runner.provenance import KEY, Provenance
 
+SHOWN = ("claim", "statement", "verdict", "ours")
+"""What every row of a stored ledger must say in words."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -37,11 +40,14 @@ def read_result(path: Path) -> Result | None:
     try:
         notebook = nbformat.from_dict(json.loads(path.read_text(encoding="utf-8")))
         provenance = Provenance.read(notebook)
-    except (OSError, ValueError, AttributeError):
+        if provenance is None or not isinstance(notebook.cells, list):
+            return None
+        ledger = [dict(row) for row in notebook.metadata[KEY].get("ledger", [])]
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
-    if provenance is None:
+    if not all(all(isinstance(row.get(key), str) for key in SHOWN) for row in ledger):
         return None
-    return Result(path, provenance, list(notebook.metadata[KEY].get("ledger", [])))
+    return Result(path, provenance, ledger)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import yaml
 
+from faultlines.runner.errors import UsageError
 from faultlines.runner.project import Project
 
 
 def toc_pages(project: Project) -> list[str]:
-    """Return the pages that `_toc.yml` names, in order."""
+    """Return the pages that `_toc.yml` names, in order.
+
+    Raises:
+        UsageError: If the file is not YAML.
+    """
 
     def walk(node: object) -> list[str]:
         if isinstance(node, list):
@@ -20,4 +25,7 @@ def toc_pages(project: Project) -> list[str]:
             ]
         return []
 
-    return walk(yaml.safe_load((project.root / "_toc.yml").read_text(encoding="utf-8")))
+    try:
+        return walk(yaml.safe_load((project.root / "_toc.yml").read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"_toc.yml cannot be read: {' '.join(str(error).split())}") from None
