@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from faultlines.models.recorder import LayerRecord, current_tape
@@ -100,5 +101,10 @@ class Attention(nn.Module):
 
     def _may_fuse(self) -> bool:
         if self.fused == "auto":
-            return not torch.is_grad_enabled() and not torch._C._functorch.peek_interpreter_stack()
+            # forward-mode derivatives and vmap are on even under no_grad
+            return (
+                not torch.is_grad_enabled()
+                and forward_ad._current_level < 0
+                and not torch._C._functorch.peek_interpreter_stack()
+            )
         return self.fused == "always"

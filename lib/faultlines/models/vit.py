@@ -54,7 +54,8 @@ class ViT(nn.Module):
         fused: When attention may use a fused kernel; see `Attention`.
 
     Raises:
-        ValueError: If sizes do not divide, or a name is unknown.
+        ValueError: If sizes are not positive or do not divide, `mean` or `std` do not fit the channels, or a
+            name is unknown.
 
     Example:
         >>> import torch
@@ -83,6 +84,12 @@ class ViT(nn.Module):
         fused: Fused = "auto",
     ) -> None:
         super().__init__()
+        sizes = {"channels": channels, "classes": classes, "dim": dim, "depth": depth}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be at least 1")
+        if mlp_ratio < 0:
+            raise ValueError(f"mlp_ratio={mlp_ratio} must be at least 0")
         if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"patch_size={patch_size} must be a positive divisor of image_size={image_size}")
         if attention not in MECHANISMS:
@@ -92,8 +99,13 @@ class ViT(nn.Module):
         self.pool = pool
         self.image_shape = (channels, image_size, image_size)
         tokens = (image_size // patch_size) ** 2 + (pool == "cls")
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
+        for name, value in (("mean", mean), ("std", std)):
+            statistic = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+            if len(statistic) not in (1, channels) or (name == "std" and not (statistic > 0).all()):
+                raise ValueError(
+                    f"{name}={value!r} must be one number or one for each of channels={channels}; std above 0"
+                )
+            self.register_buffer(name, statistic)
         self.patch = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
         self.cls = nn.Parameter(0.02 * torch.randn(1, 1, dim)) if pool == "cls" else None
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
