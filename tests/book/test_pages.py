@@ -56,14 +56,7 @@ def html() -> Path:
 class Sources(HTMLParser):
     """Collects what a page makes the browser fetch by itself; a link to click is not among it."""
 
-    FETCHED = {
-        "script": "src",
-        "img": "src",
-        "iframe": "src",
-        "source": "src",
-        "video": "src",
-        "embed": "src",
-    }
+    FETCHED = ("script", "img", "iframe", "source", "video", "embed")
 
     def __init__(self, text: str) -> None:
         super().__init__()

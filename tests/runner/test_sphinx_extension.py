@@ -12,6 +12,7 @@ from faultlines.runner.sphinx_extension import render_math
         (r"norm $\lVert J \rVert_2 \le 1/2$", r"norm :math:`\lVert J \rVert_2 \le 1/2`"),
         ("the $k$th, $n$-vector", r"the :math:`k`\ th, :math:`n`-vector"),
         ("code `$x$` stays, ``$y$`` too", "code `$x$` stays, ``$y$`` too"),
+        ("as ``{eq}`name` `` here", "as ``{eq}`name``` here"),
         ("one $ sign alone", "one $ sign alone"),
         ("between $ blanks $ is none", "between $ blanks $ is none"),
         (r"escaped \$5 and \$6", r"escaped \$5 and \$6"),

@@ -49,7 +49,9 @@ def _render_block(block: str) -> str:
 
     def inline(match: re.Match[str]) -> str:
         if match["math"] is None:
-            return match[0]
+            code = match["code"]
+            # Markdown allows a blank beside double backticks, so that code may end in one; here it may without
+            return f"``{code[2:-2].strip()}``" if code.startswith("``") else code
         text, start, end = match.string, match.start(), match.end()
         # a role must stand apart from letters beside it; an escaped space does so without showing
         before = "\\ " if start and text[start - 1].isalnum() else ""
