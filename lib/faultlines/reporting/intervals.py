@@ -2,6 +2,7 @@ r"""Interval estimates: over seeds (Student t, bootstrap) and of proportions (Wi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,15 @@ class Interval:
     method: str
     confidence: float = 0.95
 
+    def __post_init__(self) -> None:
+        """Check that the ends are ends.
+
+        Raises:
+            ValueError: If an end is not a number, or the ends are the wrong way round.
+        """
+        if not self.low <= self.high:  # so that NaN is refused too: it would pass for an inconclusive result
+            raise ValueError(f"low={self.low} and high={self.high}: need low <= high, both numbers")
+
     def __format__(self, spec: str) -> str:
         """Format all three numbers alike, `+0.031 [+0.002, +0.060]`; the default is three significant digits.
 
@@ -38,11 +48,18 @@ class Interval:
             '0.50 [0.25, 0.75]'
         """
         spec = spec or ".3g"
+        if self.confidence == 1.0:
+            return f"{self.estimate:{spec}}"  # an extreme of all cases has no interval
         return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
     def __str__(self) -> str:
         """Format with three significant digits."""
         return format(self)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} is not in (0, 1)")
 
 
 def _sample(values: ArrayLike, name: str, least: int) -> np.ndarray:
@@ -64,12 +81,13 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         confidence: Coverage, in (0, 1).
 
     Raises:
-        ValueError: If there are fewer than two values, or one is not finite.
+        ValueError: If there are fewer than two values, one is not finite, or the confidence is out of range.
 
     Example:
         >>> f"{mean_interval([1.0, 2.0, 3.0]):.2f}"
         '2.00 [-0.48, 4.48]'
     """
+    _check_confidence(confidence)
     sample = _sample(values, "values", least=2)
     half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample)
     mean = float(sample.mean())
@@ -108,6 +126,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Return a statistic of independent values with its bias-corrected accelerated bootstrap interval.
 
+    Where the correction has no value (a median that no single value moves), it is the percentile interval.
+
     Args:
         values: `[n]`, n >= 2.
         statistic: Maps an array along its `axis` to a number.
@@ -118,20 +138,27 @@ def bootstrap_interval(
     Raises:
         ValueError: If there are fewer than two values, or one is not finite.
     """
+    _check_confidence(confidence)
     sample = _sample(values, "values", least=2)
     estimate = float(statistic(sample))
     if np.ptp(sample) == 0:  # every resample is the sample
         return Interval(estimate, estimate, estimate, len(sample), "bootstrap", confidence)
-    result = stats.bootstrap(
-        (sample,),
-        statistic,
-        confidence_level=confidence,
-        n_resamples=resamples,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            (sample,),
+            statistic,
+            confidence_level=confidence,
+            n_resamples=resamples,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
     low, high = result.confidence_interval
-    return Interval(estimate, float(low), float(high), len(sample), "bootstrap", confidence)
+    if np.isfinite([low, high]).all():
+        return Interval(estimate, float(low), float(high), len(sample), "bootstrap", confidence)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(result.bootstrap_distribution, [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high), len(sample), "percentile bootstrap", confidence)
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Interval:
@@ -149,9 +176,38 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Int
         >>> f"{wilson_interval(0, 10):.3f}"
         '0.000 [0.000, 0.278]'
     """
-    if total < 1 or not 0 <= successes <= total:
+    _check_confidence(confidence)
+    if total < 1 or not 0 <= successes <= total or int(successes) != successes or int(total) != total:
         raise ValueError(
-            f"successes={successes} of total={total}: need 0 <= successes <= total and total >= 1"
+            f"successes={successes} of total={total}: need whole numbers, 0 <= successes <= total and total >= 1"
         )
-    found = stats.binomtest(int(successes), int(total)).proportion_ci(confidence, method="wilson")
-    return Interval(successes / total, float(found.low), float(found.high), int(total), "Wilson", confidence)
+    successes, total = int(successes), int(total)
+    found = stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    return Interval(successes / total, float(found.low), float(found.high), total, "Wilson", confidence)
+
+
+def largest(values: ArrayLike) -> Interval:
+    """Return the largest of all cases of a theorem check, as an interval of no width.
+
+    Args:
+        values: The checked quantity, any shape, one entry a case.
+
+    Raises:
+        ValueError: If there is no value, or one is not finite.
+
+    Example:
+        >>> f"{largest([0.1, 0.3, 0.2]):.1f}"
+        '0.3'
+    """
+    return _extreme(values, np.max, "largest of all cases")
+
+
+def smallest(values: ArrayLike) -> Interval:
+    """Return the smallest of all cases of a theorem check; see `largest`."""
+    return _extreme(values, np.min, "smallest of all cases")
+
+
+def _extreme(values: ArrayLike, pick: Callable[[np.ndarray], float], method: str) -> Interval:
+    sample = _sample(np.ravel(values), "values", least=1)
+    value = float(pick(sample))
+    return Interval(value, value, value, len(sample), method, confidence=1.0)

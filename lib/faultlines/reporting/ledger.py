@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from faultlines.reporting.intervals import Interval
 from faultlines.reporting.prose import glue_texts
 from faultlines.reporting.tables import Table
-from faultlines.reporting.verdicts import Direction, Verdict, judge
+from faultlines.reporting.verdicts import Direction, Verdict, check_direction, judge
 
 MIME = "application/vnd.faultlines.ledger+json"
 
@@ -103,8 +105,11 @@ class Ledger:
         """State a claim and its test; see `Claim` for the arguments.
 
         Raises:
-            ValueError: If the id is taken, or a result is already in the ledger.
+            ValueError: If the id is taken, a result is already in the ledger, or the rule is none.
         """
+        check_direction(direction)
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold={threshold} of claim {id!r} is not finite")
         if id in self.claims:
             raise ValueError(f"claim {id!r} is stated already")
         if self.rows:
@@ -115,9 +120,13 @@ class Ledger:
     def timed(self, *ids: str) -> Iterator[None]:
         """Charge the wall time of the `with` block to claims, in equal parts.
 
+        A claim may be settled inside the block: its row is charged when the block ends.
+
         Raises:
-            ValueError: If a claim is not stated.
+            ValueError: If no claim is named, or one is not stated.
         """
+        if not ids:
+            raise ValueError("timed() needs the id of the claim, or claims, to charge")
         for id in ids:
             self._stated(id)
         start = time.perf_counter()
@@ -127,6 +136,8 @@ class Ledger:
             share = (time.perf_counter() - start) / len(ids)
             for id in ids:
                 self._costs[id] = self._costs.get(id, 0.0) + share
+                if id in self.rows:
+                    self.rows[id] = replace(self.rows[id], cost_s=round(self._costs[id], 2))
 
     def settle(
         self, id: str, interval: Interval, *, figure: str = "", note: str = "", spec: str = ".3g"
@@ -150,8 +161,9 @@ class Ledger:
         verdict = judge(interval, claim.direction, claim.threshold)
         row = Row(
             claim=id, statement=claim.statement, paper=claim.paper, test=claim.test,
-            ours=f"{interval:{spec}}", estimate=interval.estimate, low=interval.low, high=interval.high,
-            n=interval.n, verdict=verdict, cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
+            ours=f"{interval:{spec}}", estimate=float(interval.estimate), low=float(interval.low),
+            high=float(interval.high), n=int(interval.n), verdict=verdict,
+            cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
         )  # fmt: skip
         self._enter(row)
         return verdict
@@ -212,5 +224,13 @@ class Ledger:
                 for row in rows
             ],
             style="fl-ledger",
-            payload={MIME: [asdict(row) for row in rows]},
+            payload={MIME: [_plain(row) for row in rows]},
         )
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    # JSON has no infinity
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(row).items()
+    }

@@ -15,7 +15,7 @@ class Table:
 
     Attributes:
         header: Column names.
-        rows: Cells; text may hold `$x$` and `**bold**`, anything else is shown by `str`.
+        rows: Cells; text may hold `$x$` and `**bold**` (a dollar is `\$`), anything else is shown by `str`.
         style: Extra class of the HTML table.
         payload: Further representations by mime type, for programs that read the notebook.
         caption: Shown above the table.
@@ -82,9 +82,18 @@ class Badge:
         return self.verdict
 
 
+MARKUP = re.compile(r"(?P<dollar>\\\$)|\$(?P<math>[^$]+)\$|\*\*(?P<bold>(?:[^*$]|\$[^$]+\$)+)\*\*")
+
+
 def _inline(cell: Any) -> str:
     if isinstance(cell, Badge):
-        return f'<span class="verdict verdict-{cell.verdict.replace(" ", "")}">{html.escape(cell.verdict)}</span>'
-    text = html.escape(str(cell))
-    text = re.sub(r"\$([^$]+)\$", r"\\(\1\\)", text)
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+        kind = re.sub(r"\W", "", cell.verdict)
+        return f'<span class="verdict verdict-{kind}">{html.escape(cell.verdict)}</span>'
+
+    def shown(found: re.Match[str]) -> str:
+        if found["math"]:
+            return rf"\({found['math']}\)"
+        return f"<strong>{MARKUP.sub(shown, found['bold'])}</strong>" if found["bold"] else "$"
+
+    # one pass, so that stars inside mathematics stay stars
+    return MARKUP.sub(shown, html.escape(str(cell)))

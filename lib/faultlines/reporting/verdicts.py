@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from faultlines.reporting.intervals import Interval
 
@@ -28,10 +28,19 @@ def judge(interval: Interval, direction: Direction, threshold: float = 0.0) -> V
         >>> judge(Interval(0.2, 0.1, 0.3, 5, "t"), "above"), judge(Interval(0.2, -0.1, 0.5, 5, "t"), "above")
         ('holds', 'inconclusive')
     """
-    if direction not in ("above", "below"):
-        raise ValueError(f"direction={direction!r} is not one of 'above', 'below'")
+    check_direction(direction)
     if interval.low > threshold:
         return "holds" if direction == "above" else "fails"
     if interval.high < threshold:
         return "holds" if direction == "below" else "fails"
     return "inconclusive"
+
+
+def check_direction(direction: str) -> None:
+    """Refuse what is not a direction.
+
+    Raises:
+        ValueError: If the direction is neither `"above"` nor `"below"`.
+    """
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction={direction!r} is not one of 'above', 'below'")
