@@ -1,8 +1,9 @@
 """Execute one notebook: the job that a pool of processes and a cluster share.
 
-`python -m faultlines.runner.job` reads a `Job` as JSON from standard input and prints one JSON line an event:
-`start`, `cell`, then `done` or `failed`. It runs in a process of its own so that threads and devices are its
-own, and so that the caller can end it.
+`python -m faultlines.runner.job` reads a `Job` as one line of JSON from standard input and prints one JSON line an
+event: `start`, `cell`, then `done` or `failed`. It runs in a process of its own so that threads and devices are
+its own, and so that the caller can end it. With `--watch` it ends itself when standard input closes, which is
+how a job learns that its caller was killed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -187,8 +189,17 @@ def main() -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not break the stream of events
-    job = Job.model_validate_json(sys.stdin.read())
+    job = Job.model_validate_json(sys.stdin.readline())
+    if "--watch" in sys.argv:
+        threading.Thread(target=_end_with_caller, daemon=True).start()
     return 0 if execute(job, lambda event: print(json.dumps(event), file=channel)) else 1
+
+
+def _end_with_caller() -> None:
+    # on the descriptor: a read of sys.stdin would hold a lock that the interpreter needs on its way out
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

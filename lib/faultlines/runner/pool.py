@@ -6,15 +6,17 @@ GPUs, each notebook gets one to itself and waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -43,13 +45,26 @@ class Outcome:
 
 @dataclass
 class Running:
-    """A job that runs: its task, process, GPU, progress bar and last event."""
+    """A job that runs: its task, process, GPU, progress bar, what it complains of, and its last event."""
 
     task: Task
     process: subprocess.Popen
     gpu: str | None
     bar: Any
+    complaints: IO[bytes]
     last: dict[str, Any] = field(default_factory=dict)
+
+
+def threads_each(at_once: int) -> int:
+    """Return how many threads each of several notebooks may use, within what this process itself may.
+
+    A cluster or a container grants fewer processors than the machine has, and `OMP_NUM_THREADS` may ask for
+    fewer still.
+    """
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, granted // max(1, at_once))
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
 def visible_gpus() -> list[str]:
@@ -91,7 +106,7 @@ class Pool:
         in place) and KeyboardInterrupt goes on to the caller.
         """
         waiting = list(enumerate(work))
-        threads = max(1, (os.cpu_count() or 1) // max(1, min(self.jobs, len(waiting))))
+        threads = threads_each(min(self.jobs, len(waiting)))
         outcomes: dict[int, Outcome] = {}
         with self._progress() as progress:
             try:
@@ -132,15 +147,6 @@ class Pool:
         environment = {**os.environ, **{name: str(threads) for name in THREADS}}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        process = subprocess.Popen(
-            [sys.executable, "-m", "faultlines.runner.job"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us alone; we end the jobs
-        )
         job = Job(
             root=self.project.root,
             chapter=task.chapter.name,
@@ -148,9 +154,20 @@ class Pool:
             overrides=dict(task.overrides),
             parameters=parameters,
         )
-        process.stdin.write(job.model_dump_json())
-        process.stdin.close()
-        self._running[index] = Running(task, process, gpu, bar)
+        complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the job
+        process = subprocess.Popen(
+            [sys.executable, "-m", "faultlines.runner.job", "--watch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches us alone; we end the jobs
+        )
+        self._running[index] = Running(task, process, gpu, bar, complaints)
+        with contextlib.suppress(BrokenPipeError):  # a job that died at birth is told of by its end
+            process.stdin.write(job.model_dump_json() + "\n")
+            process.stdin.flush()  # and left open: that it closes tells the job that we are gone
         threading.Thread(target=self._listen, args=(index, process), daemon=True).start()
 
     def _listen(self, index: int, process: subprocess.Popen) -> None:
@@ -170,7 +187,13 @@ class Pool:
         if last.get("event") not in ("done", "failed"):
             task.partial(self.project).unlink(missing_ok=True)
             status = running.process.returncode
-            last = {"error": "JobDied", "message": f"its process ended with status {status}"}
+            running.complaints.seek(0)
+            said = running.complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+            message = "; ".join([f"its process ended with status {status}", *said])
+            last = {"error": "JobDied", "message": message}
+        running.complaints.close()
+        with contextlib.suppress(BrokenPipeError):
+            running.process.stdin.close()
         outcome = Outcome(task, ok=last.get("event") == "done", detail=last)
         if not self.console.is_terminal:
             took = f"{last['wall_s']:.0f} s" if outcome.ok else f"failed: {last['error']}"

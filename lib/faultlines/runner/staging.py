@@ -18,12 +18,15 @@ from faultlines.runner.hashing import code_only
 from faultlines.runner.store import Result
 
 LABEL = re.compile(
-    r"^\((?P<target>[\w-]+)\)=\s*$"
-    r"|^:(?:label|name):\s*(?P<option>[\w-]+)\s*$"
-    r"|^\$\$\s*\((?P<equation>[\w-]+)\)\s*$",
+    r"^(?P<before>\s*\()(?P<label>[\w:.-]+)(?P<after>\)=[ \t]*)$"
+    r"|^(?P<before_>\s*:(?:label|name):[ \t]*)(?P<label_>[\w:.-]+)(?P<after_>[ \t]*)$"
+    r"|^(?P<before__>.*\$\$[ \t]*\()(?P<label__>[\w:.-]+)(?P<after__>\)[ \t]*)$",
     re.MULTILINE,
 )
-ROLE = re.compile(r"\{(?:ref|numref|eq|prf:ref|doc)\}`[^`]*`|\]\(#?[\w-]+\)")
+REFERENCE = re.compile(
+    r"(?P<before>\{(?:ref|numref|eq|prf:ref)\}`(?:[^`<]*<)?)(?P<label>[\w:.-]+)(?P<after>>?`)"
+    r"|(?P<before_>\]\(#?)(?P<label_>[\w:.-]+)(?P<after_>\))"
+)
 
 
 def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
@@ -41,10 +44,7 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
         raise ValueError(f"{chapter.name} has no result to show")
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
-    first = next((i for i, cell in enumerate(page.cells) if cell.cell_type == "markdown"), 0)
-    notes = [note for note in (_stale_note(state), _run_note(state.result, chapter)) if note]
-    head, _, rest = page.cells[first].source.partition("\n")
-    page.cells[first].source = "\n\n".join([head, *notes, rest.strip()])
+    _insert_notes(page, [note for note in (_stale_note(state), _run_note(state.result, chapter)) if note])
     page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
     if prefix:
         relabel(page, prefix)
@@ -70,6 +70,17 @@ def _joined(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     page.metadata["kernelspec"] = executed.metadata.get("kernelspec", page.metadata.get("kernelspec"))
     page.metadata["language_info"] = executed.metadata.get("language_info", {"name": "python"})
     return page
+
+
+def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
+    # below the title, which may come after a label of its own
+    for cell in page.cells:
+        title = re.search(r"^# .*$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        if title:
+            head, rest = cell.source[: title.end()], cell.source[title.end() :].strip()
+            cell.source = "\n\n".join([head, *notes, rest])
+            return
+    page.cells.insert(0, nbformat.v4.new_markdown_cell("\n\n".join(notes)))
 
 
 def _stale_note(state: State) -> str:
@@ -132,21 +143,24 @@ def duration(seconds: float) -> str:
 
 def relabel(page: NotebookNode, prefix: str) -> None:
     """Put a prefix before every label that a page defines and every reference to one of them, in place."""
-    labels = set()
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            labels |= {next(filter(None, found.groups())) for found in LABEL.finditer(cell.source)}
-        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        if name:
-            labels.add(name)
-            cell.metadata["mystnb"]["figure"]["name"] = prefix + name
-    word = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, sorted(labels))) + r")(?![\w-])")
-    if not labels:
-        return
+    texts = [cell for cell in page.cells if cell.cell_type == "markdown"]
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in page.cells]
+    labels = {_parts(found)[1] for cell in texts for found in LABEL.finditer(cell.source)}
+    labels |= {figure["name"] for figure in figures if "name" in figure}
 
     def rename(found: re.Match) -> str:
-        return word.sub(lambda label: prefix + label[0], found[0])
+        before, label, after = _parts(found)
+        return f"{before}{prefix if label in labels else ''}{label}{after}"
 
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = ROLE.sub(rename, LABEL.sub(rename, cell.source))
+    for cell in texts:
+        cell.source = REFERENCE.sub(rename, LABEL.sub(rename, cell.source))
+    for figure in figures:
+        if "name" in figure:
+            figure["name"] = prefix + figure["name"]
+        if "caption" in figure:
+            figure["caption"] = REFERENCE.sub(rename, figure["caption"])
+
+
+def _parts(found: re.Match) -> tuple[str, str, str]:
+    before, label, after = (part for part in found.groups() if part is not None)
+    return before, label, after
