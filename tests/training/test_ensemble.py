@@ -162,3 +162,17 @@ def test_bad_arguments_are_named(change, message):
     run = {"seeds": [0], "arms": {"a": CrossEntropy()}, "epochs": 1, "batch_size": 8}
     with pytest.raises(ValueError, match=message):
         fit_ensemble(vit, x, y, **(run | change))
+
+
+def test_auto_trains_at_once_where_that_was_measured_to_pay():
+    x, y = data()
+    run = {"arms": {"a": CrossEntropy(), "b": JaSMin(0.1)}, "epochs": 1, "batch_size": 22}
+    assert fit_ensemble(vit, x, y, seeds=range(5), **run).vectorized
+    assert not fit_ensemble(vit, x, y, seeds=range(4), **run).vectorized
+
+
+def test_more_members_than_one_call_takes():
+    x, y = data()
+    run = {"seeds": range(6), "arms": {"a": JaSMin(0.1), "b": JaSMin(0.2)}, "epochs": 1, "batch_size": 8}
+    at_once, in_turn = (fit_ensemble(vit, x, y, vectorize=how, **run) for how in ("always", "never"))
+    assert torch.allclose(at_once(x), in_turn(x), atol=1e-6)

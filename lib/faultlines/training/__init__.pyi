@@ -1,5 +1,6 @@
 from .augment import CropFlip as CropFlip
 from .batches import Batches as Batches
+from .device import choose_device as choose_device
 from .ensemble import Arm as Arm
 from .ensemble import Ensemble as Ensemble
 from .ensemble import fit_ensemble as fit_ensemble
@@ -15,5 +16,9 @@ from .objectives import Objective as Objective
 from .objectives import ScoreNorm as ScoreNorm
 from .objectives import jasmin as jasmin
 from .optimizer import decays as decays
+from .profile import accuracy_profile as accuracy_profile
+from .profile import attention_records as attention_records
+from .profile import steepness_profile as steepness_profile
+from .profile import survives as survives
 from .schedule import learning_rate as learning_rate
 from .settings import Settings as Settings

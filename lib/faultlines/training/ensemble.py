@@ -21,6 +21,8 @@ from faultlines.training.together import Member, fit_together
 
 Vectorize = Literal["auto", "always", "never"]
 
+AT_ONCE = 10  # members a vectorised call: more were not measured, and activations grow with them
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -142,7 +144,9 @@ def fit_ensemble(
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
     at_once = vectorize == "always" or (
-        vectorize == "auto" and not obstacle and pays(len(seeds) * len(arms), first, x.device)
+        vectorize == "auto"
+        and not obstacle
+        and pays(min(len(names) for names in group(arms)) * len(seeds), first, x.device)
     )
 
     models = {name: [copy.deepcopy(initial[seed]) for seed in seeds] for name in arms}
@@ -163,7 +167,10 @@ def fit_ensemble(
             for name in names
             for i, seed in enumerate(seeds)
         ]
-        told = fit_together(members, x, y, augment=augment, progress=progress)
+        told = []
+        for start in range(0, len(members), AT_ONCE):
+            some = members[start : start + AT_ONCE]
+            told += fit_together(some, x, y, augment=augment, progress=progress)
         for i, name in enumerate(names):
             histories[name] = told[i * len(seeds) : (i + 1) * len(seeds)]
     histories = {name: histories[name] for name in arms}
@@ -188,8 +195,22 @@ def group(arms: Mapping[str, Arm]) -> list[list[str]]:
 
 
 def pays(members: int, model: nn.Module, device: torch.device) -> bool:
-    """Say whether training at once was measured to be faster."""
-    return False
+    """Say whether training at once was measured to be faster than one member after the other.
+
+    Measured on a shared CPU of two cores, the digits ViT (20 thousand parameters, batch 128), seconds in
+    turn over seconds at once, for cross-entropy and JaSMin:
+
+    | members | one thread | two threads |
+    |---|---|---|
+    | 1 | 0.69, 0.64 | 0.64, 0.60 |
+    | 5 | 1.16, 0.99 | unclear: 0.44 to 1.74, 1.08 |
+    | 10 | 1.05, 1.09 | 1.47, 1.47 |
+
+    The gain is in the overhead of calls, not in arithmetic, so it goes as a network grows; larger networks
+    and accelerators were not measured and are trained in turn.
+    """
+    size = sum(p.numel() for p in model.parameters())
+    return device.type == "cpu" and members >= 5 and size <= 50_000
 
 
 def _obstacle(model: nn.Module) -> str | None:

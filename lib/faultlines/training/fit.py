@@ -137,9 +137,8 @@ def fit(
                     if device.type == "cpu" and not math.isfinite(loss.item()):
                         raise FloatingPointError(_not_finite(loss, step, steps, rate, objective))
                 loss, terms = mean.read()
-                if not math.isfinite(
-                    loss.item()
-                ):  # an accelerator is asked once an epoch, so that it never waits
+                # an accelerator is asked here, once an epoch: asking at every step would make it wait
+                if not math.isfinite(loss.item()):
                     raise FloatingPointError(_not_finite(loss, step, steps, rate, objective))
                 history.add(loss.item(), rate, {name: value.item() for name, value in terms.items()})
                 model.eval()
