@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MIN_STEPS = 3  # before, the gap between the two largest values of a bidiagonal matrix means nothing
+
 Products = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
 
 
@@ -23,14 +25,13 @@ class LeadingSingular:
     Attributes:
         norm: Estimate of the spectral norm, `[batch]`; up to rounding never too large.
         direction: Unit input direction that attains it, in the shape of the input.
-        residual: $\lVert J^\top u - \sigma v \rVert_2$, `[batch]`: some singular value is this close to
-            `norm`.
+        error: Estimated error of `norm`, `[batch]`, as a rule much too large.
         steps: Steps taken, each one product with $J$ and one with $J^\top$.
     """
 
     norm: Float[Tensor, " batch"]
     direction: Float[Tensor, "batch ..."]
-    residual: Float[Tensor, " batch"]
+    error: Float[Tensor, " batch"]
     steps: int
 
 
@@ -81,10 +82,14 @@ def leading_singular(
 ) -> LeadingSingular:
     r"""Return the leading singular value and right singular vector of each sample's Jacobian.
 
-    After $k$ steps $J V_k = U_k B_k$ with orthonormal $U_k, V_k$ (fully reorthogonalised) and $B_k$ upper
-    bidiagonal; the estimate is $\lVert B_k \rVert_2$, and the residual follows from the last row of its
-    singular vectors. The error is estimated as $\min(\rho, \rho^2 / (\sigma_1 - \sigma_2))$ with residual
-    $\rho$ and the gap in $B_k$ (Parlett 1980). A random start has a part in every direction with probability
+    After $k$ steps $J V_k = U_k B_k$ and $J^\top U_k = V_{k+1} [B_k, \beta e_k]^\top$ with orthonormal $U_k$,
+    $V_{k+1}$ (fully reorthogonalised) and $B_k$ upper bidiagonal. The estimate is the norm of
+    $[B_k, \beta e_k]$, which uses every product made. Its error is estimated by that of
+    $\sigma_1 = \lVert B_k \rVert_2$, $\min(\rho, \rho^2 \sigma_1 / (2 (\sigma_1^2 - \sigma_2^2)))$ with the
+    residual $\rho$ of the leading triple and the gap in $B_k$ (Parlett, The Symmetric Eigenvalue Problem,
+    1980, chapter 11, for $J^\top J$).
+
+    A random start has a part in every direction with probability
     1, so a larger singular value hides only while that part is small; the estimate is a lower bound in any
     case.
 
@@ -96,7 +101,7 @@ def leading_singular(
         generator: Source of the random starting directions; seeded with 0 by default.
 
     Returns:
-        Norm, direction, residual and the number of steps.
+        Norm, direction, error estimate and the number of steps.
 
     Raises:
         ValueError: If an argument is out of range, or `f` does not map a batch to a batch of its size.
@@ -145,7 +150,7 @@ def _bidiagonalise(
     batch = len(start)
     v, _ = _normalise(start, start.new_zeros(batch))
     right, left = v[:, None], start.new_zeros(batch, 0, 1)  # bases [batch, k, n] and [batch, k, m]
-    b = start.new_zeros(batch, steps, steps)
+    b = start.new_zeros(batch, steps, steps + 1)
     scale = start.new_zeros(batch)  # largest norm met: what is far below it is rounding
     for k in range(steps):
         u = forward(right[:, k])
@@ -155,16 +160,25 @@ def _bidiagonalise(
         left = torch.cat([left, u[:, None]], dim=1) if k else u[:, None]
         v = _orthogonalise(backward(u), right)
         v, beta = _normalise(v, scale)
-        x, sigma, y = torch.linalg.svd(b[:, : k + 1, : k + 1])
-        residual = beta * x[:, -1, 0].abs()
-        gap = sigma[:, 0] - sigma[:, 1] if k else torch.zeros_like(residual)
-        error = torch.minimum(residual, residual.square() / gap.clamp_min(torch.finfo(v.dtype).tiny))
-        if k + 1 == steps or bool((error <= tol * sigma[:, 0]).all()):
-            break
         b[:, k, k + 1] = beta
         right = torch.cat([right, v[:, None]], dim=1)
+        last = k + 1 == steps
+        if last or k >= MIN_STEPS - 1:
+            error = _ritz_error(b[:, : k + 1, : k + 1], beta)
+            _, sigma, y = torch.linalg.svd(b[:, : k + 1, : k + 2], full_matrices=False)
+            if last or bool((error <= tol * sigma[:, 0]).all()):
+                break
     direction = torch.einsum("bk,bkn->bn", y[:, 0], right)
-    return LeadingSingular(sigma[:, 0], direction.reshape(shape), residual, k + 1)
+    return LeadingSingular(sigma[:, 0], direction.reshape(shape), error, k + 1)
+
+
+def _ritz_error(b: Float[Tensor, "batch k k"], beta: Float[Tensor, " batch"]) -> Tensor:
+    """Return the estimated distance of the norm of `b` from that of the Jacobian."""
+    x, sigma, _ = torch.linalg.svd(b)
+    residual = beta * x[:, -1, 0].abs()
+    gap = (sigma[:, 0].square() - sigma[:, 1].square()) if b.shape[-1] > 1 else torch.zeros_like(residual)
+    quadratic = sigma[:, 0] * residual.square() / (2 * gap.clamp_min(torch.finfo(b.dtype).tiny))
+    return torch.minimum(residual, quadratic)
 
 
 def _orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
