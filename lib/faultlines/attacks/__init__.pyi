@@ -1,0 +1,16 @@
+from .ball import Ball as Ball
+from .fgsm import FGSM as FGSM
+from .gradient_attack import GradientAttack as GradientAttack
+from .loop import AttackResult as AttackResult
+from .loop import Objective as Objective
+from .loop import ascend as ascend
+from .losses import cross_entropy as cross_entropy
+from .losses import dlr as dlr
+from .losses import margin as margin
+from .misclassification import Misclassification as Misclassification
+from .norms import L2 as L2
+from .norms import Linf as Linf
+from .norms import Norm as Norm
+from .pgd import PGD as PGD
+from .steps import FixedStep as FixedStep
+from .steps import StepRule as StepRule

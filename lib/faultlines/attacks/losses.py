@@ -1,0 +1,68 @@
+r"""Per-sample losses that an attack ascends. Each grows as the sample becomes more adversarial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    r"""Cross-entropy, $-\log \mathrm{softmax}(z)_y$. Its gradient vanishes where the model is certain."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    r"""Logit margin, $\max_{i \ne y} z_i - z_y$ (Carlini & Wagner 2017, $f_6$ without its floor).
+
+    Positive exactly where the sample is misclassified.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
+        tensor([-2.])
+    """
+    own = F.one_hot(y, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).amax(dim=1) - logits.gather(1, y[:, None]).squeeze(1)
+
+
+def dlr(logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    r"""Difference of logits ratio, $-(z_y - \max_{i \ne y} z_i) / (z_{\pi_1} - z_{\pi_3})$.
+
+    $\pi$ sorts the logits downwards. Invariant to shifts and positive factors of the logits (Croce & Hein
+    2020, arXiv 2003.01690, eq. 6). Where the three largest logits are equal the value is 0.
+
+    Raises:
+        ValueError: If there are fewer than three classes.
+
+    Example:
+        >>> dlr(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
+        tensor([-0.6667])
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"logits have {logits.shape[1]} classes; the dlr loss takes at least 3")
+    top = logits.topk(3, dim=1).values
+    spread = top[:, 0] - top[:, 2]
+    return margin(logits, y) / torch.where(spread > 0, spread, 1)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def as_loss(loss: str | Loss) -> Loss:
+    """Return a loss by its name, or the function itself.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if not isinstance(loss, str):
+        return loss
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} is not one of {sorted(LOSSES)}, nor a function of (logits, y)")
+    return LOSSES[loss]
