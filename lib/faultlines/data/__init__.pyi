@@ -2,6 +2,9 @@ from .catalogue import KNOWN as KNOWN
 from .catalogue import KnownSet as KnownSet
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
+from .distributions import distribution_suite as distribution_suite
+from .distributions import hard_distributions as hard_distributions
+from .distributions import random_distributions as random_distributions
 from .loading import load as load
 from .survey import Availability as Availability
 from .survey import available as available

@@ -24,6 +24,10 @@ class Split(NamedTuple):
     x: Float[Tensor, "n channel height width"]
     y: Int64[Tensor, " n"]
 
+    def to(self, device: str | torch.device) -> Split:
+        """Return the split on a device."""
+        return Split(self.x.to(device), self.y.to(device))
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Dataset:

@@ -1,6 +1,10 @@
 from .attention import Attention as Attention
 from .attention import Mechanism as Mechanism
 from .attention import SoftmaxMechanism as SoftmaxMechanism
+from .patterns import PATTERNS as PATTERNS
+from .patterns import score_pattern as score_pattern
+from .random_heads import random_layer as random_layer
+from .random_heads import random_tokens as random_tokens
 from .recorder import LayerRecord as LayerRecord
 from .recorder import Tape as Tape
 from .recorder import record as record

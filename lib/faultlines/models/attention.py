@@ -31,20 +31,27 @@ class Mechanism(Protocol):
 
 
 class SoftmaxMechanism(nn.Module):
-    r"""Scaled dot-product attention, $\mathrm{softmax}(Q K^\top / \sqrt{d})\, V$ (Vaswani et al. 2017, eq. 1).
+    r"""Scaled dot-product attention, $\mathrm{softmax}(Q K^\top / \sqrt{d} + B)\, V$ (Vaswani et al. 2017, eq. 1).
 
     The scale is that of one head, $d$ = `head_dim`, and not that of the model.
+
+    Args:
+        bias: What is added to the scores, `[query, key]` or with leading head and batch axes; none by default.
     """
+
+    def __init__(self, bias: Float[Tensor, "... query key"] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
 
     def explicit(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict]:
         """Return `(output, map, {})`; every derivative exists."""
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [batch, head, query, key]
-        maps = scores.softmax(dim=-1)
+        maps = (scores if self.bias is None else scores + self.bias).softmax(dim=-1)
         return maps @ v, maps, {}
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the output of torch's fused kernel, which has no second derivative."""
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
 
 
 class Attention(nn.Module):

@@ -67,25 +67,25 @@ def pattern_sweep(
     layer = random_layer(dim, 1, qk_std=qk_std, generator=generator)
     x = random_tokens(1, tokens, dim, generator=generator)
     seed = torch.randint(2**31, (), generator=generator).item()  # one permutation for all strengths
-    points = []
-    for pattern, strength in [("none", 0.0), *((p, s) for p in patterns for s in strengths)]:
-        bias = None
+    cases = [("none", 0.0), *((pattern, strength) for pattern in patterns for strength in strengths)]
+    bias = torch.zeros(len(cases), 1, tokens, tokens, dtype=x.dtype)
+    for case, (pattern, strength) in zip(bias, cases, strict=True):
         if pattern != "none":
             permutations = torch.Generator().manual_seed(seed)
-            bias = score_pattern(pattern, tokens, strength, generator=permutations).double()
-        layer.mechanism = SoftmaxMechanism(bias=bias)
-        with record() as tape:
-            layer(x)
-        statistics = map_statistics(tape.maps[0])
-        points.append(
-            MapPoint(
-                pattern,
-                strength,
-                norm=jacobian_norm(layer, x, steps=96, tol=1e-4).item(),
-                max_g1=statistics.max_steepness.item(),
-                map_norm=statistics.norm.item(),
-                theorem3=attention_bound(layer, x).item(),
-                centred=attention_bound(layer, x, variant="centred").item(),
-            )
-        )
-    return points
+            case[0] = score_pattern(pattern, tokens, strength, generator=permutations)
+    layer.mechanism = SoftmaxMechanism(bias=bias)  # a map a sample: the whole sweep is one batch
+    x = x.expand(len(cases), -1, -1)
+    with record() as tape:
+        layer(x)
+    statistics = map_statistics(tape.maps[0])
+    columns = (
+        jacobian_norm(layer, x, steps=96, tol=1e-4),
+        statistics.max_steepness[:, 0],
+        statistics.norm[:, 0],
+        attention_bound(layer, x),
+        attention_bound(layer, x, variant="centred"),
+    )
+    return [
+        MapPoint(pattern, strength, *(column[i].item() for column in columns))
+        for i, (pattern, strength) in enumerate(cases)
+    ]
