@@ -92,6 +92,13 @@ def test_near_ties_and_clusters(gap):
         )
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-10, 1e-14])
+def test_almost_uniform_rows_converge_to_rounding_level(scale):
+    generator = torch.Generator().manual_seed(0)
+    p = (scale * torch.randn(200, 12, generator=generator, dtype=torch.float64)).softmax(-1)
+    assert (softmax_jacobian_norm(p) - dense_norm(p)).abs().max() < 1e-15
+
+
 @given(st.lists(st.floats(-700, 700), min_size=1, max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_any_scores(scores):

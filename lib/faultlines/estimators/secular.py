@@ -112,10 +112,10 @@ def _solve(p: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
         shifted = total / slope  # s + E
         shift, weight = shifted - s, total * shifted
         new = _positive_root(c + shift + b * weight, d * weight - c * shift)
-        step = (new - s).abs() / (1 + new)
+        step = (new - s).abs()
         s = new
-        # the step squares from one iteration to the next, so the one just taken ended at rounding level
-        if float(step.max()) <= 1e-10:
+        # a relative step squares from one iteration to the next: the one just taken ended at rounding level
+        if bool((step <= 1e-9 * s + 4 * torch.finfo(s.dtype).eps).all()):
             break
     return torch.where(ordinary, b * s, 0)
 
