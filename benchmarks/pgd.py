@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from faultlines.attacks import PGD
 from faultlines.models import ViT
 
-EPS, STEPS, BATCH, ROUNDS = 8 / 255, 10, 128, 7
+EPS, STEPS, BATCH, ROUNDS = 8 / 255, 10, 64, 7
 STEP_SIZE = 2.5 * EPS / STEPS
 
 
