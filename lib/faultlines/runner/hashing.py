@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tokenize
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def _blank(lines: list[list[str]], row: int, column: int, end_row: int, end_colu
     lines[row - 1] = list(before + after)
 
 
+@lru_cache(maxsize=1024)  # one command judges the whole library several times
 def code_hash(source: str) -> str:
     """Return the content hash of Python source as `code_only` sees it."""
     return digest(code_only(source))

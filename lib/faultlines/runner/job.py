@@ -8,6 +8,7 @@ how a job learns that its caller was killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -192,7 +193,12 @@ def main() -> int:
     job = Job.model_validate_json(sys.stdin.readline())
     if "--watch" in sys.argv:
         threading.Thread(target=_end_with_caller, daemon=True).start()
-    return 0 if execute(job, lambda event: print(json.dumps(event), file=channel)) else 1
+
+    def report(event: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # a caller that is gone is no failure of the chapter
+            print(json.dumps(event), file=channel)
+
+    return 0 if execute(job, report) else 1
 
 
 def _end_with_caller() -> None:

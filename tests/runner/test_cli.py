@@ -1,0 +1,170 @@
+"""Usage errors: one line, exit status 2, and no kernel; and what the small commands say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.cli import app
+from faultlines.runner.project import Project
+
+TOY_LINE = "seeds: int = 5  # paired seeds [2..64]"
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(words))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+USAGE = {
+    "a mistyped parameter": (["toy", "-p", "sedes=3"], "no parameter 'sedes'; did you mean 'seeds'?"),
+    "a wrong type": (["toy", "-p", "seeds=many"], "seeds='many' cannot be read as int"),
+    "a fraction for an int": (["toy", "-p", "seeds=2.5"], "seeds='2.5' cannot be read as int"),
+    "out of range": (["toy", "-p", "seeds=65"], "seeds=65 is outside 2..64"),
+    "out of range in a list": (["toy", "-p", "rates=[0.1, 3]"], "rates=3.0 is outside 0..1"),
+    "not finite": (["toy", "-p", "rates=nan"], "is not a finite number"),
+    "no choice of the list": (["toy", "-p", "mode=fast"], "mode='fast' is not one of ok, slow"),
+    "an unknown chapter": (["tot"], "unknown chapter 'tot': it is one of toy"),
+    "an unknown run": (
+        ["toy", "--run", "dusk"],
+        "unknown run 'dusk': it is one of default, smoke, desk, paper",
+    ),
+    "a run that the chapter has not": (["toy", "--run", "paper"], "toy has no run 'paper'"),
+    "an unknown data set": (["toy", "-p", "dataset=imagenette"], "dataset='imagenette'"),
+    "an unknown device": (["toy", "-p", "device=gpu"], "a device is auto, cpu, cuda or cuda:N"),
+    "half a device": (["toy", "-p", "device=cuda:"], "a device is auto, cpu, cuda or cuda:N"),
+    "a device that is not there": (["toy", "-p", "device=cuda:63"], "CUDA devices"),
+    "no equals sign": (["toy", "-p", "seeds"], "-p 'seeds' is not of the form name=value"),
+    "no name": (["toy", "-p", "=3"], "is not of the form name=value"),
+    "the same twice": (["toy", "-p", "seeds=3", "-p", "seeds=4"], "'seeds' is given twice"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_a_usage_error_is_one_line_and_starts_nothing(checkout: Project, case: str) -> None:
+    words, complaint = USAGE[case]
+    status, out, err = call("run", *words)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("faultlines: ")
+    assert complaint in err
+    assert not checkout.build.exists()
+
+
+BROKEN = {
+    "a run group that is no mapping": ("runs.yml", "default: 3\n"),
+    "nothing": ("runs.yml", ""),
+    "no YAML": ("runs.yml", "default: {purpose: [\n"),
+    "no text": ("runs.yml", b"\xff\xfe\x00"),
+    "a key that is none": ("runs.yml", "default: {purpose: a, budget: b, chapter: {}}\n"),
+    "a name that the chapter has not": (
+        "runs.yml",
+        "default: {purpose: a, budget: b, chapters: {toy: {sedes: 1}}}\n",
+    ),
+    "a value out of range": ("runs.yml", "default: {purpose: a, budget: b, chapters: {toy: {seeds: 1}}}\n"),
+    "a computed default": ("chapters/toy.md", "seeds: int = 2 + 3"),
+    "no annotation": ("chapters/toy.md", "seeds = 5"),
+    "no parameters cell": ("chapters/toy.md", None),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_line(checkout: Project, case: str) -> None:
+    name, content = BROKEN[case]
+    path = checkout.root / name
+    if name == "runs.yml":
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    elif content is None:
+        path.write_text(path.read_text().replace(":tags: [parameters]\n", ""))
+    else:
+        path.write_text(path.read_text().replace(TOY_LINE, content))
+    status, _, err = call("run", "toy")
+    assert status == 2
+    assert err.count("\n") == 1 and err.startswith("faultlines: ")
+    assert not checkout.build.exists()
+
+
+def test_outside_a_checkout_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faultlines.runner import project
+
+    monkeypatch.setattr(project, "MARKS", ("_toc.yml", "no-such-file"))
+    monkeypatch.setenv("FAULTLINES_ROOT", str(tmp_path))
+    status, _, err = call("status")
+    assert status == 2
+    assert "FAULTLINES_ROOT" in err
+
+
+def test_a_chapter_named_twice_is_one_chapter(checkout: Project) -> None:
+    assert len(Chapter.named(checkout, ["toy", "toy"])) == 1
+
+
+def test_what_is_fresh_is_not_executed(checkout: Project, put: Callable[..., Path]) -> None:
+    put()
+    assert call("run") == (0, "0 to execute, 1 fresh\n", "")
+
+
+def test_here_does_not_count_what_came_with_the_clone(
+    checkout: Project, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faultlines.runner import pool
+
+    asked: list[str] = []
+    monkeypatch.setattr(pool.Pool, "run", lambda self, work: asked.extend(t.label for t, _ in work) or [])
+    put(path=checkout.published("default", "toy"))
+    assert call("run")[1] == "0 to execute, 1 fresh\n"
+    assert asked == []
+    assert call("run", "--here")[1] == "1 to execute, 0 fresh\n"
+    assert call("run", "--force")[1] == "1 to execute, 0 fresh\n"
+    assert asked == ["default", "default"]
+
+
+def test_status_tells_what_changed(checkout: Project, put: Callable[..., Path]) -> None:
+    put()
+    put("desk", modules={"faultlines": "0", "faultlines.gone": "1"})
+    status, out, _ = call("status")
+    rows = {line.split()[1]: line for line in out.splitlines()[1:]}
+    assert status == 0
+    assert "fresh" in rows["default"] and "1 min 35 s" in rows["default"]
+    assert "stale" in rows["desk"] and "module faultlines, module faultlines.gone (gone)" in rows["desk"]
+    assert "missing" in rows["smoke"]
+    assert "paper" not in rows
+
+
+def test_status_bears_odd_records(checkout: Project, put: Callable[..., Path]) -> None:
+    put(kernel={"device": "[/nonsense]"}, modules={"faultlines[/red]": "0"})
+    status, out, _ = call("status")
+    assert status == 0
+    assert "[/nonsense]" in out and "module faultlines[/red] (gone)" in out
+
+
+def test_claims_show_the_ledger(checkout: Project, put: Callable[..., Path]) -> None:
+    assert "no chapter has a result yet" in call("claims")[1]
+    put()
+    out = call("claims", "toy")[1]
+    assert "C1" in out and "holds" in out and "3 [1, 5]" in out
+    assert call("claims", "tot")[0] == 2
+
+
+def test_publish_refuses_what_is_not_fresh(checkout: Project, put: Callable[..., Path]) -> None:
+    (checkout.root / "README.md").write_text("# Toy\n")
+    status, _, err = call("publish", "toy")
+    assert (status, "toy · default is missing here" in err) == (2, True)
+    put()
+    status, out, _ = call("publish", "toy")
+    assert (status, out) == (0, "chapters/toy.ipynb: published\n")
+    assert call("publish", "toy")[1] == "chapters/toy.ipynb: as it was\n"
+
+
+def test_data_names_its_sets(checkout: Project) -> None:
+    assert call("data", "digits")[0] == 0
+    status, _, err = call("data", "imagenette")
+    assert status == 2
+    assert "unknown data set 'imagenette'" in err
