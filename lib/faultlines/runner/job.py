@@ -28,7 +28,7 @@ from faultlines.runner.chapters import Chapter, code_cells
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
-from faultlines.runner.store import write_notebook
+from faultlines.runner.store import number_cells, write_notebook
 from faultlines.runner.task import Task
 
 Report = Callable[[dict[str, Any]], None]
@@ -155,6 +155,7 @@ def _papermill(job: Job, task: Task, partial: Path, report: Report) -> NotebookN
 def _clean(notebook: NotebookNode) -> None:
     # papermill notes absolute paths and the time of every cell: noise in a committed file
     notebook.metadata.pop("papermill", None)
+    number_cells(notebook)
     for cell in notebook.cells:
         for key in ("papermill", "execution", "exception"):
             cell.metadata.pop(key, None)

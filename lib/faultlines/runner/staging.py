@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from faultlines.runner.chapters import Chapter, code_cells, has_tag
 from faultlines.runner.freshness import State
 from faultlines.runner.hashing import code_only
-from faultlines.runner.store import Result
+from faultlines.runner.store import Result, number_cells
 
 LABEL = re.compile(
     r"^(?P<before>\s*\()(?P<label>[\w:.-]+)(?P<after>\)=[ \t]*)$"
@@ -48,6 +48,7 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
     page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
     if prefix:
         relabel(page, prefix)
+    number_cells(page)
     return page
 
 

@@ -64,6 +64,12 @@ def write_atomic(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def number_cells(notebook: NotebookNode) -> None:
+    """Give the cells ids that are the same every time; jupytext and nbformat draw them at random."""
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index}"
+
+
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook beside its place, then rename."""
     write_atomic(path, nbformat.writes(notebook) + "\n")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from faultlines.runner.errors import UsageError
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.scoreboard import Board, read_board
+from faultlines.runner.toc import toc_pages
+
+
+def board(checkout: Project, **options: bool) -> Board:
+    return read_board(checkout, Runs.load(checkout), **options)
+
+
+def test_an_empty_board_says_so(checkout: Project) -> None:
+    assert board(checkout).markdown() == board(checkout).myst() == "No chapter has a result yet.\n"
+
+
+def test_claims_stand_against_runs_and_smoke_is_left_out(checkout: Project, put: Callable[..., Path]) -> None:
+    for run in ("default", "desk", "smoke"):
+        put(run)
+    found = board(checkout)
+    assert found.runs == ["default", "desk"]
+    lines = found.markdown().splitlines()
+    assert lines[0] == "| | claim | default | desk |"
+    assert lines[-1] == r"| C1 | a sum $\|s\|$ is positive | **holds** 3 [1, 5] | **holds** 3 [1, 5] |"
+    # every row has the columns of the header, bars inside mathematics not counted
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
+def test_a_stale_result_is_shown_as_stale(checkout: Project, put: Callable[..., Path]) -> None:
+    put()
+    put("desk", modules={"faultlines": "0"})
+    assert (
+        board(checkout)
+        .markdown()
+        .splitlines()[-1]
+        .endswith("| **holds** 3 [1, 5] | **holds** (stale) 3 [1, 5] |")
+    )
+    assert board(checkout).myst().count('<span class="stale">stale</span>') == 1
+
+
+def test_a_figure_is_linked_only_where_its_page_is_in_the_book(
+    checkout: Project, put: Callable[..., Path]
+) -> None:
+    put()
+    put("desk")
+    assert "{ref}`figure <toy-figure>`" in board(checkout).myst()
+    assert "desk-toy-figure" not in board(checkout).myst()
+    toc = checkout.root / "_toc.yml"
+    toc.write_text(toc.read_text() + "- file: results/desk/toy\n")
+    assert "{ref}`figure <desk-toy-figure>`" in board(checkout).myst()
+
+
+def test_the_published_board_does_not_see_what_lies_here(checkout: Project, put: Callable[..., Path]) -> None:
+    put()
+    assert board(checkout, published=True).runs == []
+    put(path=checkout.published("default", "toy"))
+    assert board(checkout, published=True).runs == ["default"]
+
+
+def test_a_failure_here_says_nothing_of_what_is_published(
+    checkout: Project, put: Callable[..., Path]
+) -> None:
+    from faultlines.runner.chapters import Chapter
+    from faultlines.runner.freshness import Freshness
+    from faultlines.runner.task import Task
+
+    task = Task(Chapter.all(checkout)["toy"], "default")
+    put(path=checkout.published("default", "toy"))
+    task.failed(checkout).parent.mkdir(parents=True)
+    task.failed(checkout).write_text("{}")
+    judge = Freshness(checkout, Runs.load(checkout))
+    assert judge.state(task, "published").name == "fresh"
+    assert judge.state(task).name == "failed"
+
+
+def test_every_page_of_a_nested_table_of_contents_is_found(checkout: Project) -> None:
+    toc = {
+        "format": "jb-book", "root": "intro",
+        "parts": [
+            {"caption": "file", "chapters": [{"file": "a", "sections": [{"file": "b"}, {"file": "c/d"}]}]},
+            {"caption": "more", "chapters": [{"file": "e", "title": "file"}]},
+        ],
+    }  # fmt: skip
+    (checkout.root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    assert toc_pages(checkout) == ["intro", "a", "b", "c/d", "e"]
+
+
+def test_a_broken_table_of_contents_is_one_clear_error(checkout: Project) -> None:
+    (checkout.root / "_toc.yml").write_text("root: [\n")
+    with pytest.raises(UsageError, match=r"^_toc\.yml cannot be read: [^\n]*$"):
+        toc_pages(checkout)
