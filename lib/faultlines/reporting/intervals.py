@@ -143,7 +143,7 @@ def bootstrap_interval(
     estimate = float(statistic(sample))
     if np.ptp(sample) == 0:  # every resample is the sample
         return Interval(estimate, estimate, estimate, len(sample), "bootstrap", confidence)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             (sample,),
