@@ -8,9 +8,12 @@ from .losses import cross_entropy as cross_entropy
 from .losses import dlr as dlr
 from .losses import margin as margin
 from .misclassification import Misclassification as Misclassification
+from .momentum import MIM as MIM
 from .norms import L2 as L2
 from .norms import Linf as Linf
 from .norms import Norm as Norm
 from .pgd import PGD as PGD
 from .steps import FixedStep as FixedStep
 from .steps import StepRule as StepRule
+from .training_data import perturb_training_data as perturb_training_data
+from .training_data import random_sign as random_sign

@@ -1,6 +1,14 @@
 from .attention import Attention as Attention
 from .attention import Mechanism as Mechanism
 from .attention import SoftmaxMechanism as SoftmaxMechanism
+from .linearized import QKV as QKV
+from .linearized import Representation as Representation
+from .linearized import linear_attention as linear_attention
+from .linearized import qkv_attention as qkv_attention
+from .linearized import random_qkv as random_qkv
+from .linearized import softmax_attention as softmax_attention
+from .linearized import stacked_attention as stacked_attention
+from .linearized import unit_rows as unit_rows
 from .patterns import PATTERNS as PATTERNS
 from .patterns import score_pattern as score_pattern
 from .random_heads import random_layer as random_layer
@@ -8,5 +16,8 @@ from .random_heads import random_tokens as random_tokens
 from .recorder import LayerRecord as LayerRecord
 from .recorder import Tape as Tape
 from .recorder import record as record
+from .two_layer import KernelExpansion as KernelExpansion
+from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer
+from .two_layer import TwoLayerReLU as TwoLayerReLU
 from .vit import Block as Block
 from .vit import ViT as ViT

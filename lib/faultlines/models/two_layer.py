@@ -98,9 +98,9 @@ class LinearisedTwoLayer(nn.Module):
 class KernelExpansion(nn.Module):
     r"""The finite-width kernel predictor $f(x) = \sum_i K_m(x, x_i)\, \alpha_i$ in weight space.
 
-    $f(x) = \sum_r 1[w_r^\top x > 0]\, v_r^\top x$ with $v_r = \frac{1}{m} \sum_i \alpha_i 1[w_r^\top x_i > 0]\, x_i$: the
-    linearised network after ridge regression. Its gradient in $x$ costs one pass, whatever the number of
-    training rows.
+    $f(x) = \sum_r 1[w_r^\top x > 0]\, v_r^\top x$ with
+    $v_r = \frac{1}{m} \sum_i \alpha_i 1[w_r^\top x_i > 0]\, x_i$: the linearised network after
+    ridge regression. Its gradient in $x$ costs one pass, whatever the number of training rows.
 
     Args:
         weight: Hidden weights, `[m, d]`.

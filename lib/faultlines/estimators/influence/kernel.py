@@ -1,0 +1,166 @@
+r"""Influence in kernel ridge regression, all pairs from one factorisation.
+
+With $M = (K + \lambda I)^{-1}$ and $\alpha = M y$, training sample $i$ and test sample $t$:
+
+| form | $I_{it}$ |
+|---|---|
+| leave one out, exact | $(M k_t)_i\, \alpha_i / M_{ii}$ |
+| first order | $\lambda\, (M k_t)_i\, \alpha_i$ |
+| representer | $k_{ti}\, \alpha_i$ |
+
+Exact and first order have the same sign, and their ratio is $1 / (\lambda M_{ii}) = 1 / (1 - h_i)$ with $h_i$ the
+leverage.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from faultlines.estimators.ntk.ridge import ridge_factor
+
+
+def loo_influence(
+    kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
+) -> Tensor:
+    r"""Return the exact leave-one-out influence, $f(x_t) - f^{-i}(x_t)$.
+
+    Removing a row and column from $K + \lambda I$ is a rank-one change of its inverse, which gives the first form
+    of the table above. No model is fitted again.
+
+    Args:
+        kernel: Training kernel $K$.
+        test_kernel: Kernel of test against training rows; row $t$ is $k_t$.
+        targets: $y$, `[n]` or `[n, k]`.
+        ridge: $\lambda$, for the sum of squares.
+
+    Returns:
+        `[n, t]`, or `[n, t, k]` for a matrix of targets.
+
+    Raises:
+        ValueError: If shapes disagree or $K + \lambda I$ is singular.
+
+    Example:
+        >>> kernel, y = torch.eye(2, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+        >>> loo_influence(kernel, kernel, y, ridge=1.0)  # alone, each sample predicts half its target
+        tensor([[ 0.5000,  0.0000],
+                [-0.0000, -0.5000]], dtype=torch.float64)
+    """
+    _check_shapes(kernel, test_kernel, targets)
+    factor = ridge_factor(kernel, ridge)
+    # M = L^-T L^-1: its diagonal is the squared length of the columns of L^-1
+    diagonal = torch.linalg.vector_norm(triangular_inverse(factor), dim=0).square()
+    return _outer(_solve(factor, test_kernel.T), _coefficients(factor, targets), diagonal)
+
+
+def first_order_influence(
+    kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
+) -> Tensor:
+    r"""Return the first-order form, $-\nabla_\theta f(x_t)^\top H^{-1} \nabla_\theta \ell_i$ (Koh & Liang 2017).
+
+    The influence function of the linearised network, with $H$ the Hessian of the ridge objective.
+
+    Args:
+        kernel: See `loo_influence`.
+        test_kernel: See `loo_influence`.
+        targets: See `loo_influence`.
+        ridge: See `loo_influence`.
+
+    Returns:
+        `[n, t]`, or `[n, t, k]`.
+
+    Raises:
+        ValueError: As `loo_influence`.
+    """
+    _check_shapes(kernel, test_kernel, targets)
+    factor = ridge_factor(kernel, ridge)
+    return _outer(
+        ridge * _solve(factor, test_kernel.T),
+        _coefficients(factor, targets),
+        torch.ones_like(kernel.diagonal()),
+    )
+
+
+def representer_influence(
+    kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
+) -> Tensor:
+    r"""Return the representer values $k_{ti} \alpha_i$ (Yeh et al. 2018), which sum to the prediction.
+
+    Args:
+        kernel: See `loo_influence`.
+        test_kernel: See `loo_influence`.
+        targets: See `loo_influence`.
+        ridge: See `loo_influence`.
+
+    Returns:
+        `[n, t]`, or `[n, t, k]`.
+
+    Raises:
+        ValueError: As `loo_influence`.
+    """
+    _check_shapes(kernel, test_kernel, targets)
+    alpha = _coefficients(ridge_factor(kernel, ridge), targets)
+    return _outer(test_kernel.T, alpha, torch.ones_like(kernel.diagonal()))
+
+
+def triangular_inverse(lower: Float[Tensor, "n n"], base: int = 512) -> Float[Tensor, "n n"]:
+    r"""Return the inverse of a lower triangular matrix, by halves.
+
+    $\begin{pmatrix} A & \\ B & C \end{pmatrix}^{-1} = \begin{pmatrix} A^{-1} & \\ -C^{-1} B A^{-1} & C^{-1}
+    \end{pmatrix}$: a third of the work of
+    solving against the identity.
+
+    Args:
+        lower: The matrix; what stands above its diagonal is not read.
+        base: Size that is solved directly.
+
+    Example:
+        >>> triangular_inverse(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        tensor([[ 0.5000,  0.0000],
+                [-0.5000,  1.0000]])
+    """
+    out = torch.zeros_like(lower)
+    _invert(lower, out, base)
+    return out
+
+
+def _invert(lower: Tensor, out: Tensor, base: int) -> None:
+    n, half = len(lower), len(lower) // 2
+    if n <= base:
+        out.copy_(torch.linalg.solve_triangular(lower, torch.eye(n).to(lower), upper=False))
+        return
+    a, b, c = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    _invert(a, out[:half, :half], base)
+    _invert(c, out[half:, half:], base)
+    # two solves with triangles: half the work of products with their inverses, which are dense to a product
+    corner = torch.linalg.solve_triangular(c, -b, upper=False)
+    out[half:, :half] = torch.linalg.solve_triangular(a, corner, upper=False, left=False)
+
+
+def _coefficients(factor: Tensor, targets: Tensor) -> Tensor:
+    columns = targets.to(factor).reshape(len(targets), -1)
+    return _solve(factor, columns).reshape(targets.shape)
+
+
+def _solve(factor: Tensor, right: Tensor) -> Tensor:
+    r"""Return $(K + \lambda I)^{-1}$ times a matrix; `cholesky_solve` would copy the factor first."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.T, half, upper=True)
+
+
+def _outer(weights: Tensor, alpha: Tensor, divisor: Tensor) -> Tensor:
+    r"""Return $w_{it} \alpha_i / d_i$, for each column of `alpha`."""
+    if alpha.ndim == 1:
+        return weights * (alpha / divisor)[:, None]
+    return weights[:, :, None] * (alpha / divisor[:, None])[:, None, :]
+
+
+def _check_shapes(kernel: Tensor, test_kernel: Tensor, targets: Tensor) -> None:
+    n = len(kernel)
+    if test_kernel.ndim != 2 or test_kernel.shape[1] != n:
+        raise ValueError(
+            f"test_kernel has shape {tuple(test_kernel.shape)}; it must be [t, {n}], test against training"
+        )
+    if targets.ndim not in (1, 2) or len(targets) != n:
+        raise ValueError(f"targets has shape {tuple(targets.shape)}; it must be [{n}] or [{n}, k]")

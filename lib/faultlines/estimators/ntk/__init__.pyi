@@ -1,0 +1,13 @@
+from .arccosine import relu_ntk as relu_ntk
+from .finite import finite_relu_ntk as finite_relu_ntk
+from .finite import kernels_by_width as kernels_by_width
+from .generic import empirical_ntk as empirical_ntk
+from .ridge import KernelRidge as KernelRidge
+from .ridge import effective_dimension as effective_dimension
+from .ridge import kernel_alignment as kernel_alignment
+from .ridge import match_ridge as match_ridge
+from .targets import centred_one_hot as centred_one_hot
+from .targets import component_target as component_target
+from .targets import signed_targets as signed_targets
+from .width import WidthSweep as WidthSweep
+from .width import width_sweep as width_sweep

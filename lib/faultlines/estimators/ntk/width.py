@@ -1,0 +1,109 @@
+r"""How far the finite-width kernel predictor is from the infinite-width one, width by width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from faultlines.estimators.ntk.arccosine import relu_ntk
+from faultlines.estimators.ntk.finite import kernels_by_width
+from faultlines.estimators.ntk.ridge import KernelRidge, check_kernel, check_ridge
+
+
+@dataclass(frozen=True)
+class WidthSweep:
+    r"""One network grown through the widths, against its limit.
+
+    Attributes:
+        widths: The widths $m$.
+        ridges: The ridges $\lambda$.
+        distance: $\lVert f_{K_m} - f_{K_\infty} \rVert_2$ over the test rows, `[ridge, width]`.
+        norm: $\lVert f_{K_m} \rVert_2$, `[ridge, width]`.
+        limit_norm: $\lVert f_{K_\infty} \rVert_2$, `[ridge]`.
+        residual: Root mean square of $y - f_{K_m}$ on the training rows, `[ridge, width]`.
+        least_ratio: $\lambda_{\min}(K_m) / \lambda_{\min}(K_\infty)$, `[width]`.
+        frobenius: $\lVert K_m - K_\infty \rVert_F / \lVert K_\infty \rVert_F$, `[width]`.
+        limit_least: $\lambda_{\min}(K_\infty)$.
+    """
+
+    widths: tuple[int, ...]
+    ridges: tuple[float, ...]
+    distance: Float[Tensor, "ridge width"]
+    norm: Float[Tensor, "ridge width"]
+    limit_norm: Float[Tensor, " ridge"]
+    residual: Float[Tensor, "ridge width"]
+    least_ratio: Float[Tensor, " width"]
+    frobenius: Float[Tensor, " width"]
+    limit_least: float
+
+
+def width_sweep(
+    train: Float[Tensor, "n d"],
+    test: Float[Tensor, "t d"],
+    targets: Float[Tensor, " n"],
+    *,
+    widths: Sequence[int],
+    ridges: Sequence[float],
+    generator: torch.Generator,
+) -> WidthSweep:
+    r"""Compare kernel ridge regression with $K_m$ and with $K_\infty$.
+
+    Args:
+        train: Unit training rows.
+        test: Unit test rows.
+        targets: $\pm 1$ targets.
+        widths: Increasing widths; each network contains the one before.
+        ridges: Ridges, above 0: $K_m$ is singular for small widths.
+        generator: Source of the hidden weights.
+
+    Raises:
+        ValueError: If an argument is not as stated.
+
+    Example:
+        >>> x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> x = x / x.norm(dim=1, keepdim=True)
+        >>> sweep = width_sweep(x[:8], x[8:], x[:8, 0].sign(), widths=[8, 8192], ridges=[0.1],
+        ...                     generator=torch.Generator().manual_seed(1))
+        >>> bool(sweep.distance[0, 1] < sweep.distance[0, 0])
+        True
+    """
+    for ridge in ridges:
+        check_ridge(ridge)
+        if ridge == 0:
+            raise ValueError(
+                "ridges holds 0, which leaves the kernel of a narrow network singular; use a ridge above 0"
+            )
+    both = torch.cat([train, test])
+    n = len(train)
+    limit = relu_ntk(both, train)
+    limits = [KernelRidge(limit[:n], targets, ridge)(limit[n:]) for ridge in ridges]
+    check_kernel(limit[:n], "limit kernel")
+    values = torch.linalg.eigvalsh(limit[:n])
+    columns = []
+    for _, kernel in kernels_by_width(both, train, widths=widths, generator=generator):
+        fits = [KernelRidge(kernel[:n], targets, ridge) for ridge in ridges]
+        predictions = [fit(kernel[n:]) for fit in fits]
+        columns.append(
+            {
+                "distance": [float((f - g).norm()) for f, g in zip(predictions, limits, strict=True)],
+                "norm": [float(f.norm()) for f in predictions],
+                # y - K alpha = ridge alpha
+                "residual": [
+                    r * float(fit.alpha.square().mean().sqrt()) for r, fit in zip(ridges, fits, strict=True)
+                ],
+                "least_ratio": float(torch.linalg.eigvalsh(kernel[:n])[0].clamp_min(0) / values[0]),
+                "frobenius": float((kernel[:n] - limit[:n]).norm() / limit[:n].norm()),
+            }
+        )
+    gathered = {
+        name: torch.tensor([c[name] for c in columns], dtype=torch.float64).movedim(0, -1)
+        for name in columns[0]
+    }
+    return WidthSweep(
+        tuple(widths), tuple(ridges), limit_norm=torch.stack([g.norm() for g in limits]),
+        limit_least=float(values[0]), **gathered,
+    )  # fmt: skip
