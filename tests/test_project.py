@@ -1,0 +1,282 @@
+"""The project as a whole: its chapters, runs, published notebooks, dependencies, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from packaging.requirements import Requirement
+
+from faultlines.runner.chapters import Chapter, code_cells, has_tag
+from faultlines.runner.freshness import Freshness
+from faultlines.runner.hashing import code_only
+from faultlines.runner.project import Project
+from faultlines.runner.publish import BEGIN, END, with_scoreboard
+from faultlines.runner.runs import Runs
+from faultlines.runner.scoreboard import read_board
+from faultlines.runner.task import Task
+from faultlines.runner.toc import toc_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
+CHAPTERS = Chapter.all(PROJECT)
+GLUE = re.compile(r"\{glue:(?:text|md|figure)?\}`([^`:]+)(?::[^`]*)?`")
+
+each_chapter = pytest.mark.parametrize(
+    "chapter",
+    list(CHAPTERS.values())
+    or [pytest.param(None, marks=pytest.mark.skip(reason="chapters/ holds no chapter yet"))],
+    ids=list(CHAPTERS) or ["none"],
+)
+
+
+def published(chapter: Chapter, run: str = "default") -> NotebookNode:
+    path = PROJECT.published(run, chapter.name)
+    if not path.is_file():
+        pytest.skip(
+            f"{path.relative_to(ROOT)} is not there yet: `faultlines publish {chapter.name}` puts it there"
+        )
+    return nbformat.read(path, as_version=4)
+
+
+def glued(notebook: NotebookNode) -> set[str]:
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return {o.metadata["scrapbook"]["name"] for o in outputs if "scrapbook" in o.get("metadata", {})}
+
+
+# importing, depending
+
+
+def test_importing_the_library_does_not_import_torchvision() -> None:
+    code = """
+import importlib, sys
+import faultlines
+for name in ("attacks", "data", "estimators", "models", "reporting", "runner", "training"):
+    room = importlib.import_module("faultlines." + name)
+    for public in room.__all__:
+        getattr(room, public)
+assert "torch" in sys.modules
+found = sorted(name for name in sys.modules if name.partition(".")[0] == "torchvision")
+assert not found, found[:3]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_a_room_by_name_alone_does_not_import_torch() -> None:
+    code = """
+import sys
+import faultlines, faultlines.attacks, faultlines.estimators, faultlines.models, faultlines.runner.cli
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+IMPORTS = {
+    "data": set(),
+    "models": {"data"},
+    "attacks": {"data", "models", "estimators"},
+    "estimators": {"data", "models", "attacks"},
+    "training": {"data", "models", "attacks", "estimators"},
+    "reporting": set(),
+    "runner": set(),
+}
+
+
+@pytest.mark.parametrize("room", IMPORTS)
+def test_imports_go_one_way(room: str) -> None:
+    # the command line and the doctor ask, when called, which data sets are there
+    asks = {"runner": {"cli.py", "doctor.py"}}.get(room, set())
+    for path in (PROJECT.library / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [module or ""]
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "faultlines" and len(parts) > 1 and parts[1] != room:
+                    allowed = IMPORTS[room] | ({"data"} if path.name in asks else set())
+                    assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def requirements() -> dict[str, Requirement]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    found = [Requirement(line) for line in lines if line]
+    return {requirement.name.lower(): requirement for requirement in found}
+
+
+def test_every_requirement_has_an_upper_bound() -> None:
+    for requirement in requirements().values():
+        assert {spec.operator for spec in requirement.specifier} & {"<", "<=", "==", "~="}, str(requirement)
+
+
+def test_the_library_needs_nothing_that_is_not_installed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = requirements()
+    for text in declared["dependencies"]:
+        needed = Requirement(text)
+        assert needed.name.lower() in pinned, (
+            f"{needed.name} is in pyproject.toml and not in requirements.txt"
+        )
+        floors = [spec.version for spec in needed.specifier if spec.operator == ">="]
+        bounds = [spec.version for spec in pinned[needed.name.lower()].specifier if spec.operator == ">="]
+        assert not bounds or floors == bounds, (
+            f"{needed.name}: {floors} in pyproject.toml, {bounds} in requirements.txt"
+        )
+
+
+# runs, chapters
+
+
+def test_runs_name_only_chapters_that_are_there() -> None:
+    for name, run in Runs.load(PROJECT).runs.items():
+        assert set(run.chapters) <= set(CHAPTERS), f"run {name}"
+
+
+def test_the_groups_are_those_of_the_book() -> None:
+    assert list(Runs.load(PROJECT).runs) == ["default", "smoke", "desk", "paper"]
+
+
+@each_chapter
+def test_runs_fit_the_parameters_of_the_chapter(chapter: Chapter) -> None:
+    runs = Runs.load(PROJECT)
+    names = [parameter.name for parameter in chapter.parameters]
+    for name in runs.runs:
+        if runs.covers(name, chapter):
+            assert list(runs.parameters(name, chapter)) == names
+
+
+@each_chapter
+def test_every_parameter_says_what_it_is(chapter: Chapter) -> None:
+    for parameter in chapter.parameters:  # reads the one cell, or raises
+        assert parameter.comment, parameter.name
+        assert parameter.allowed or parameter.scalar in ("bool", "str"), f"{parameter.name} has no range"
+
+
+@each_chapter
+def test_cells_are_short_and_define_no_function(chapter: Chapter) -> None:
+    for number, cell in enumerate(code_cells(chapter.notebook()), start=1):
+        assert len(cell.source.splitlines()) <= 25, f"cell {number} has {len(cell.source.splitlines())} lines"
+        kinds = [type(node).__name__ for node in ast.walk(ast.parse(cell.source))]
+        assert not {"FunctionDef", "AsyncFunctionDef", "ClassDef"} & set(kinds), f"cell {number} defines"
+
+
+@each_chapter
+def test_every_figure_has_name_caption_and_words_for_who_cannot_see_it(chapter: Chapter) -> None:
+    drawing = [
+        cell for cell in code_cells(chapter.notebook()) if re.search(r"\b(figure|subplots)\(", cell.source)
+    ]
+    names = []
+    for cell in drawing:
+        shown = cell.metadata.get("mystnb", {})
+        assert shown.get("figure", {}).get("name"), cell.source
+        assert shown["figure"].get("caption", "").strip(), cell.source
+        assert len(shown.get("image", {}).get("alt", "")) > 30, cell.source
+        names.append(shown["figure"]["name"])
+    assert drawing
+    assert len(set(names)) == len(names)
+
+
+@each_chapter
+def test_every_number_of_the_prose_is_glued(chapter: Chapter) -> None:
+    names = {
+        name
+        for cell in chapter.notebook().cells
+        if cell.cell_type == "markdown"
+        for name in GLUE.findall(cell.source)
+    }
+    assert names
+    assert names <= glued(published(chapter))
+
+
+# what is published
+
+
+@each_chapter
+def test_the_paired_notebook_has_the_code_of_the_chapter(chapter: Chapter) -> None:
+    ours, theirs = code_cells(chapter.notebook()), code_cells(published(chapter))
+    assert [code_only(cell.source) for cell in theirs] == [code_only(cell.source) for cell in ours]
+
+
+@each_chapter
+def test_the_paired_notebook_is_executed_without_error(chapter: Chapter) -> None:
+    notebook = published(chapter)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert all(cell.execution_count for cell in cells if code_only(cell.source))
+    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+    for cell in cells:
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            assert cell.metadata.get("mystnb", {}).get("figure", {}).get("name"), cell.source
+    assert any(has_tag(cell, "parameters") for cell in cells)
+
+
+@each_chapter
+def test_what_is_published_is_fresh(chapter: Chapter) -> None:
+    runs = Runs.load(PROJECT)
+    judge, found = Freshness(PROJECT, runs), 0
+    for run in runs.runs:
+        task = Task(chapter, run)
+        if runs.covers(run, chapter) and PROJECT.published(run, chapter.name).exists():
+            found += 1
+            state = judge.state(task, "published")
+            assert (state.name, state.changes) == ("fresh", ()), (
+                f"{task.command} --here, then faultlines publish"
+            )
+    if not found:
+        pytest.skip(f"no run of {chapter.name} is published yet")
+
+
+def test_the_readme_shows_the_published_scoreboard() -> None:
+    board = read_board(PROJECT, Runs.load(PROJECT), published=True)
+    if not board.chapters:
+        pytest.skip("no run of any chapter is published yet")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert BEGIN in text and END in text
+    assert with_scoreboard(text, board.markdown()) == text
+
+
+def test_every_chapter_is_a_page_of_the_book() -> None:
+    pages = [page for page in toc_pages(PROJECT) if page.startswith("chapters/")]
+    assert pages == [page for page in dict.fromkeys(pages) if page.removeprefix("chapters/") in CHAPTERS]
+    assert {f"chapters/{name}" for name in CHAPTERS} == set(pages)
+
+
+# nbval
+
+
+def test_a_falsified_output_fails_the_notebook_test(tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    checked = "# NBVAL_CHECK_OUTPUT\nprint(sum(range(10)), 'cases')"
+    notebook.cells = [
+        nbformat.v4.new_code_cell(text) for text in (checked, "import time\nprint(time.time())")
+    ]
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbformat.write(notebook, tmp_path / "honest.ipynb")
+    assert notebook.cells[0].outputs[0].text == "45 cases\n"
+    notebook.cells[0].outputs[0].text = "46 cases\n"
+    nbformat.write(notebook, tmp_path / "falsified.ipynb")
+    words = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:doctest", "-rA", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "honest.ipynb", "falsified.ipynb"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    said = {
+        name: outcome
+        for outcome, name in re.findall(r"^(PASSED|FAILED) (\S+::Cell \d)", done.stdout, re.MULTILINE)
+    }
+    assert said == {
+        "honest.ipynb::Cell 0": "PASSED", "honest.ipynb::Cell 1": "PASSED",
+        "falsified.ipynb::Cell 0": "FAILED", "falsified.ipynb::Cell 1": "PASSED",
+    }, done.stdout  # fmt: skip
