@@ -38,15 +38,9 @@ def build(project: Project) -> Path:
     built = all((html / f"{page}.html").is_file() for page in ["index", *pages])
     if not (stamp.exists() and stamp.read_text() == seal and built):
         stamp.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "jupyter_book",
-            "build",
-            str(source),
-            "--path-output",
-            str(project.root),
-        ]
+        # jupyter-book 1.x cannot be started with -m
+        program = Path(sys.executable).with_name("jupyter-book")
+        command = [str(program), "build", str(source), "--path-output", str(project.root)]
         log = project.build / "book.log"
         with log.open("w") as file:
             status = subprocess.run(

@@ -106,7 +106,8 @@ class Pool:
         in place) and KeyboardInterrupt goes on to the caller.
         """
         waiting = list(enumerate(work))
-        threads = threads_each(min(self.jobs, len(waiting)))
+        # by what was asked for, not by what is stale today: a number must not depend on its neighbours
+        threads = threads_each(self.jobs)
         outcomes: dict[int, Outcome] = {}
         with self._progress() as progress:
             try:
