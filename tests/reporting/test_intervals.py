@@ -9,8 +9,10 @@ from scipy import stats
 from faultlines.reporting.intervals import (
     Interval,
     bootstrap_interval,
+    largest,
     mean_interval,
     paired_interval,
+    smallest,
     wilson_interval,
 )
 
@@ -131,3 +133,16 @@ def test_an_interval_formats_its_three_numbers_alike() -> None:
     found = Interval(0.0312, 0.0021, 0.0603, 5, "t")
     assert f"{found:+.3f}" == "+0.031 [+0.002, +0.060]"
     assert str(found) == f"{found}" == "0.0312 [0.0021, 0.0603]"
+
+
+def test_an_extreme_of_all_cases_has_no_width() -> None:
+    cases = np.array([[0.5, -2.0], [3.0, 1.0]])
+    assert (largest(cases).estimate, smallest(cases).estimate) == (3.0, -2.0)
+    assert largest(cases).low == largest(cases).high == 3.0
+    assert largest(cases).n == 4
+    assert f"{smallest(cases):.1f}" == "-2.0"
+    for pick in (largest, smallest):
+        with pytest.raises(ValueError, match="values holds 1 values that are not finite"):
+            pick([1.0, math.nan])
+        with pytest.raises(ValueError, match=r"values has shape \(0,\)"):
+            pick([])

@@ -50,7 +50,8 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             err.print(
-                "faultlines: interrupted; what was finished is kept, the same command goes on from there"
+                "faultlines: interrupted; what was finished is kept, the same command goes on from there",
+                soft_wrap=True,
             )
             raise typer.Exit(130) from None
         if status:
