@@ -28,7 +28,8 @@ def select(
         Name of the candidate; where none keeps near enough, the one that keeps nearest.
 
     Raises:
-        ValueError: If there is no candidate.
+        ValueError: If there is no candidate, or a result is not finite (NaN would win every comparison it is
+            first in).
 
     Example:
         >>> runs = {"weak": {"clean": [0.95], "robust": [0.3]}, "strong": {"clean": [0.7], "robust": [0.5]}}
@@ -37,6 +38,10 @@ def select(
     """
     if not candidates:
         raise ValueError("candidates is empty; there is nothing to choose from")
+    for name, results in candidates.items():
+        for result in (maximise, keep):
+            if not np.isfinite(results[result]).all():
+                raise ValueError(f"{result} of candidate {name!r} holds values that are not finite")
     floor = np.mean(reference[keep]) - within
     kept = {name: np.mean(results[keep]) for name, results in candidates.items()}
     near = [name for name, value in kept.items() if value >= floor]
