@@ -197,6 +197,11 @@ def book() -> int:
     return 0
 
 
+def show(table: Table) -> None:
+    """Print a table; into a pipe or a file without cutting anything off."""
+    (out if out.is_terminal else Console(highlight=False, width=1000)).print(table)
+
+
 def age(started: str) -> str:
     """Return how long ago a time was, roughly."""
     hours = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() / 3600
@@ -231,7 +236,7 @@ def status(chapters: Names = None) -> None:
             else:
                 cells += ["", "", ""]
             table.add_row(*cells, escape(", ".join(state.changes)))
-    out.print(table)
+    show(table)
 
 
 @command
@@ -271,7 +276,7 @@ def doctor() -> int:
     table = Table("what", "found", "", box=None)
     for what, finding, well in rows:
         table.add_row(what, finding, "[green]ok[/green]" if well else "[red]not in order[/red]")
-    out.print(table)
+    show(table)
     return 0 if all(well for _, _, well in rows) else 1
 
 
