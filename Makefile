@@ -1,5 +1,5 @@
 # make book   run the chapters on the embedded data and render the book into _build/html
-# make test   lint, unit tests, doctests, notebooks, the built pages
+# make test   lint, unit tests, doctests, the paired notebooks, and the built pages where there are any
 # make bench  ratios against peers and floors
 # make clean  remove what was built, keep the environment
 
@@ -8,6 +8,9 @@ JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+
+# one thread a worker: JOBS workers with a thread pool each would wait for one another
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 .PHONY: book test bench clean
 .DELETE_ON_ERROR:
@@ -19,8 +22,8 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env -p no:doctest chapters
+	$(PYTEST)
+	$(PYTEST) -o addopts="-p no:cacheprovider" --nbval-lax --nbval-current-env chapters
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -29,7 +32,7 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 
 SENTENCES = {
-    "intro": "Where does attention break",
+    "intro": "when something small is perturbed?",
     "methods": "A theorem is checked differently.",
     "references": "A new local Lipschitz bound for transformers",
     "library/index": "The chapters stand on a tested library",
