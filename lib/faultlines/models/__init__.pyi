@@ -1,6 +1,8 @@
 from .attention import Attention as Attention
 from .attention import Mechanism as Mechanism
 from .attention import SoftmaxMechanism as SoftmaxMechanism
+from .differential import DifferentialAttention as DifferentialAttention
+from .differential import lambda_init_schedule as lambda_init_schedule
 from .linearized import QKV as QKV
 from .linearized import Representation as Representation
 from .linearized import linear_attention as linear_attention

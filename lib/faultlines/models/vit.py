@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from faultlines.models.attention import Attention, Fused, SoftmaxMechanism
-
-MECHANISMS = {"softmax": SoftmaxMechanism}
+from faultlines.models.attention import Attention, Fused
+from faultlines.models.mechanisms import check_mechanism, plug
 
 
 class Block(nn.Module):
@@ -45,7 +44,9 @@ class ViT(nn.Module):
         depth: Number of blocks.
         heads: Attention heads a block; must divide `dim`.
         mlp_ratio: Hidden width of the MLP over `dim`; 0 leaves the MLP out.
-        attention: Name of the mechanism, one of `MECHANISMS`.
+        attention: Name of the mechanism, `"softmax"` or `"differential"`. Under the same seed all weights that
+            both have are the same.
+        attention_options: What the mechanism is made with; for `"differential"` see `DifferentialAttention`.
         pool: `"cls"` reads a class token, `"mean"` averages all tokens.
         qkv_bias: Whether the query, key and value projections have a bias.
         qk_gain: Factor on the initial query and key weights; 3 gives peaked maps from the start.
@@ -76,6 +77,7 @@ class ViT(nn.Module):
         heads: int = 4,
         mlp_ratio: float = 2.0,
         attention: str = "softmax",
+        attention_options: Mapping[str, Any] | None = None,
         pool: Literal["cls", "mean"] = "cls",
         qkv_bias: bool = True,
         qk_gain: float = 1.0,
@@ -92,8 +94,7 @@ class ViT(nn.Module):
             raise ValueError(f"mlp_ratio={mlp_ratio} must be at least 0")
         if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"patch_size={patch_size} must be a positive divisor of image_size={image_size}")
-        if attention not in MECHANISMS:
-            raise ValueError(f"attention={attention!r} is not one of {sorted(MECHANISMS)}")
+        check_mechanism(attention)
         if pool not in ("cls", "mean"):
             raise ValueError(f"pool={pool!r} is not one of 'cls', 'mean'")
         self.pool = pool
@@ -111,11 +112,7 @@ class ViT(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
         self.blocks = nn.Sequential(
             *(
-                Block(
-                    dim,
-                    Attention(dim, heads, mechanism=MECHANISMS[attention](), qkv_bias=qkv_bias, fused=fused),
-                    mlp_ratio,
-                )
+                Block(dim, Attention(dim, heads, qkv_bias=qkv_bias, fused=fused), mlp_ratio)
                 for _ in range(depth)
             )
         )
@@ -124,6 +121,7 @@ class ViT(nn.Module):
         with torch.no_grad():
             for block in self.blocks:
                 block.attention.qkv.weight[: 2 * dim] *= qk_gain
+        plug(self.blocks, attention, attention_options)  # last: what it draws leaves the rest as it is
 
     def tokens(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch token dim"]:
         """Return the embedded patches with positions, and the class token first where there is one."""
