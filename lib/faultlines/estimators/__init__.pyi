@@ -33,6 +33,9 @@ from .softmax import softmax_jacobian_bound as softmax_jacobian_bound
 from .softmax import softmax_jacobian_bound_ball as softmax_jacobian_bound_ball
 from .softmax import softmax_jacobian_lower as softmax_jacobian_lower
 from .softmax import softmax_jacobian_norm as softmax_jacobian_norm
+from .softmax_rivals import softmax_jacobian_frobenius as softmax_jacobian_frobenius
+from .softmax_rivals import softmax_jacobian_gershgorin as softmax_jacobian_gershgorin
+from .softmax_rivals import softmax_jacobian_trace as softmax_jacobian_trace
 from .spectral import spectral_norm as spectral_norm
 from .spectrum import amplification as amplification
 from .spectrum import gram_condition as gram_condition
