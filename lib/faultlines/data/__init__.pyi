@@ -8,3 +8,5 @@ from .distributions import random_distributions as random_distributions
 from .loading import load as load
 from .survey import Availability as Availability
 from .survey import available as available
+from .task import Task as Task
+from .task import make_task as make_task

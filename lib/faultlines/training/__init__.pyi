@@ -7,6 +7,9 @@ from .ensemble import fit_ensemble as fit_ensemble
 from .fit import fit as fit
 from .history import History as History
 from .initial import seeded as seeded
+from .malleability import KernelClassifier as KernelClassifier
+from .malleability import Malleability as Malleability
+from .malleability import malleability as malleability
 from .objectives import Adversarial as Adversarial
 from .objectives import CrossEntropy as CrossEntropy
 from .objectives import InputGradient as InputGradient
@@ -22,3 +25,7 @@ from .profile import steepness_profile as steepness_profile
 from .profile import survives as survives
 from .schedule import learning_rate as learning_rate
 from .settings import Settings as Settings
+from .two_layer import descend as descend
+from .two_layer import fit_adam as fit_adam
+from .two_layer import fit_adversarial as fit_adversarial
+from .two_layer import laziness as laziness

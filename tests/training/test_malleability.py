@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from faultlines.data import load, make_task
+from faultlines.estimators.influence import loo_influence
+from faultlines.estimators.ntk import effective_dimension, finite_relu_ntk, signed_targets
+from faultlines.models import Representation, linear_attention
+from faultlines.training.malleability import ATTACKS, KernelClassifier, malleability, perturb
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(load("digits"), (3, 8), n_train=40, n_test=12, seed=0)
+
+
+def classifier(task, attention=linear_attention, weight=None, **options):
+    return KernelClassifier(Representation(attention), task.x, task.y, weight=weight, **options)
+
+
+def hidden(width=64):
+    return torch.randn(width, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weight", [None, hidden()])
+def test_scores_are_the_ridge_prediction(task, weight):
+    model = classifier(task, weight=weight, ridge=0.1)
+    rows = model.representation(task.x_test, task.x)
+    expected = model.kernel(rows, model.rows) @ model.fit.alpha
+    torch.testing.assert_close(model.scores(task.x_test, task.x), torch.stack([-expected, expected], dim=1))
+    assert model.accuracy(task.x_test, task.y_test) > 0.8
+
+
+def test_influence_after_a_change_is_that_of_a_fresh_fit(task):
+    model, moved = classifier(task, weight=hidden(), ridge=0.1), (task.x + 0.1).clamp(max=1)
+    rows, test = model.representation(moved, moved), model.representation(task.x_test, moved)
+    expected = loo_influence(
+        finite_relu_ntk(rows, weight=hidden()),
+        finite_relu_ntk(test, rows, weight=hidden()),
+        signed_targets(task.y),
+        0.1,
+    )
+    torch.testing.assert_close(model.influence(task.x_test, task.y_test, moved), expected)
+    frozen = model.influence(task.x_test, task.y_test, moved, frozen=True)
+    assert not torch.allclose(frozen, expected)
+    plain = classifier(task, None, ridge=0.1)  # without attention there is nothing to freeze
+    torch.testing.assert_close(
+        plain.influence(task.x_test, task.y_test, moved, frozen=True),
+        plain.influence(task.x_test, task.y_test, moved),
+    )
+
+
+def test_several_classes_take_the_true_ones_score():
+    task = make_task(load("digits"), (1, 2, 3), n_train=30, n_test=9, seed=0)
+    model = classifier(task, ridge=0.1)
+    rows, test = model.rows, model.representation(task.x_test, task.x)
+    whole = loo_influence(model.kernel(rows), model.kernel(test, rows), model.targets, 0.1)
+    found = model.influence(task.x_test, task.y_test)
+    assert found.shape == (30, 9)
+    torch.testing.assert_close(found[:, 4], whole[:, 4, int(task.y_test[4])])
+    assert model.scores(task.x_test, task.x).shape == (9, 3)
+
+
+def test_ridge_matched_by_effective_dimension(task):
+    model = classifier(task, dimension=10.0)
+    assert effective_dimension(model.kernel(model.rows), model.ridge) == pytest.approx(10, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("weight", [None, hidden()])
+def test_attacks_move_the_chosen_images(task, name, weight):
+    model, index = classifier(task, weight=weight, ridge=0.1), torch.tensor([3, 11])
+    moved = perturb(model, name, index, eps=0.1, steps=3, seed=0)
+    changed = (moved != task.x).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    assert set(changed) <= {3, 11} and changed
+    assert (moved - task.x).abs().max() <= 0.1 + 1e-12
+
+
+def test_no_perturbation_flips_nothing(task):
+    found = malleability(classifier(task), task.x_test, task.y_test, "random", eps=0.0)
+    assert found.flips.max() == 0 and found.attacked.max() == 0
+    torch.testing.assert_close(found.correlation, torch.ones(12, dtype=torch.float64))
+    assert found.overlap.min() == 1
+
+
+def test_a_perturbation_flips_something_the_same_way_every_time(task):
+    model = classifier(task, weight=hidden())
+    runs = [malleability(model, task.x_test, task.y_test, "pgd", eps=0.2, steps=3, seed=1) for _ in range(2)]
+    assert runs[0].flips.mean() > 0 and torch.equal(runs[0].flips, runs[1].flips)
+
+
+def test_unknown_attack(task):
+    with pytest.raises(ValueError, match="name='noise' is not one of fgsm, pgd, mim, random"):
+        perturb(classifier(task), "noise", torch.tensor([0]), eps=0.1, steps=1, seed=0)
