@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,6 @@ def _seal(source: Path, library: Path) -> str:
 
 
 def _errors(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")).splitlines()
     told = [line for line in lines if "WARNING" in line or "ERROR" in line]
     return "\n".join((told or lines)[-20:])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tqdm.auto import tqdm as widget
-from tqdm.std import tqdm as terminal
+from tqdm.std import tqdm
 
 from faultlines.training.history import History
 
@@ -18,8 +17,10 @@ class EpochsBar:
     """
 
     def __init__(self, total: int, *, done: int = 0, progress: bool | None = None) -> None:
+        kind = tqdm
+        if progress:
+            from tqdm.auto import tqdm as kind  # on import it warns where notebook widgets are not installed
         # tqdm's own disable=None means: where standard error is no terminal
-        kind = terminal if progress is None else widget
         disable = None if progress is None else not progress
         self._bar = kind(
             total=total, initial=done, desc="training", unit="epoch", leave=False, disable=disable
