@@ -1,3 +1,17 @@
+from .alignment.alignment import Alignment as Alignment
+from .alignment.branches import Branches as Branches
+from .alignment.branches import branch_maps as branch_maps
+from .alignment.depth import depth_threshold as depth_threshold
+from .alignment.exact import BranchJacobians as BranchJacobians
+from .alignment.exact import alignment_exact as alignment_exact
+from .alignment.exact import branch_jacobians as branch_jacobians
+from .alignment.exact import entrywise_opposition as entrywise_opposition
+from .alignment.hutchinson import alignment_hutchinson as alignment_hutchinson
+from .alignment.loss_path import alignment_losspath as alignment_losspath
+from .alignment.sensitivity import combined_norm as combined_norm
+from .alignment.sensitivity import sensitivity_ratio as sensitivity_ratio
+from .alignment.sensitivity import sensitivity_terms as sensitivity_terms
+from .alignment.sensitivity import sensitivity_threshold as sensitivity_threshold
 from .influence.kernel import first_order_influence as first_order_influence
 from .influence.kernel import loo_influence as loo_influence
 from .influence.kernel import representer_influence as representer_influence
@@ -7,6 +21,9 @@ from .lipschitz.ball import attention_bound_ball as attention_bound_ball
 from .lipschitz.jacobian import LeadingSingular as LeadingSingular
 from .lipschitz.jacobian import jacobian_norm as jacobian_norm
 from .lipschitz.jacobian import leading_singular as leading_singular
+from .lipschitz.layers import READINGS as READINGS
+from .lipschitz.layers import LayerBounds as LayerBounds
+from .lipschitz.layers import layer_lipschitz as layer_lipschitz
 from .lipschitz.local import LocalLipschitz as LocalLipschitz
 from .lipschitz.local import local_lipschitz as local_lipschitz
 from .lipschitz.network import logit_jacobian_norm as logit_jacobian_norm

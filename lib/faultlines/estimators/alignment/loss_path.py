@@ -1,0 +1,73 @@
+"""The alignment of the branches along the gradient that an attack follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faultlines.estimators.alignment.alignment import Alignment, cosine
+from faultlines.estimators.alignment.branches import branch_maps
+from faultlines.models.recorder import record
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+@torch.enable_grad()
+def alignment_losspath(
+    model: nn.Module,
+    x: Float[Tensor, "batch *shape"],
+    y: Int[Tensor, " batch"],
+    *,
+    loss: Callable[[Tensor, Tensor], Float[Tensor, " batch"]] = _cross_entropy,
+) -> Alignment:
+    r"""Return the alignment of $J_1^\top G$ and $J_2^\top G$ with $G = \partial L / \partial (A_1 - \lambda A_2)$.
+
+    $G$ is that of the layer's combined maps, all pairs together, held fixed. What reaches the input through the
+    second branch is $-\lambda J_2^\top G$; the factor $-\lambda$ is **left out**, as in $\cos\theta$ of Lemma 1
+    (with it, every sign turns). So where the cosine is negative the two paths add up.
+
+    Args:
+        model: A network with differential attention in every recorded layer.
+        x: Samples.
+        y: What `loss` takes beside the model's output.
+        loss: Maps output and `y` to a loss a sample; cross-entropy by default.
+
+    Returns:
+        Cosine and lengths, `[batch, layer]`, detached.
+
+    Raises:
+        ValueError: If a layer subtracts nothing, or none is recorded.
+
+    Example:
+        >>> from faultlines.models import ViT
+        >>> sizes = dict(image_size=4, patch_size=2, channels=1, classes=3, dim=8, depth=2, heads=4)
+        >>> model = ViT(**sizes, attention="differential")
+        >>> alignment_losspath(model, torch.rand(5, 1, 4, 4), torch.zeros(5).long()).opposed.shape
+        torch.Size([5, 2])
+    """
+    x = x.detach().requires_grad_()
+    with record() as tape:
+        total = loss(model(x), y).sum()
+    if not tape.layers:
+        raise ValueError("model records no attention layer")
+    branches = [branch_maps(layer) for layer in tape.layers]
+    for index, branch in enumerate(branches):
+        if branch.combined is None:
+            raise ValueError(f"model has no branches in layer {index}; the loss path is that of a difference")
+    signals = torch.autograd.grad(total, [branch.combined for branch in branches], retain_graph=True)
+    rows = []
+    for branch, signal in zip(branches, signals, strict=True):
+        g1, g2 = (
+            torch.autograd.grad(maps, x, signal, retain_graph=True)[0].flatten(1)
+            for maps in (branch.first, branch.second)
+        )
+        rows.append(torch.stack([(g1 * g2).sum(1), g1.norm(dim=1), g2.norm(dim=1)]))
+    inner, norm1, norm2 = torch.stack(rows, dim=2)
+    lam = torch.stack([branch.lam for branch in branches]).detach()
+    return Alignment(cosine(inner, norm1, norm2), norm1, norm2, lam)
