@@ -21,5 +21,6 @@ from .recorder import record as record
 from .two_layer import KernelExpansion as KernelExpansion
 from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer
 from .two_layer import TwoLayerReLU as TwoLayerReLU
+from .two_layer import hidden_weights as hidden_weights
 from .vit import Block as Block
 from .vit import ViT as ViT

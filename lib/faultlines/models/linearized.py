@@ -114,10 +114,15 @@ class QKV(NamedTuple):
     value: Tensor
 
 
-def random_qkv(dim: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> QKV:
+def random_qkv(
+    dim: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> QKV:
     r"""Draw query, key and value matrices with entries $\mathcal{N}(0, 1/d)$."""
     draw = [torch.randn(dim, dim, generator=generator, dtype=dtype) / dim**0.5 for _ in range(3)]
-    return QKV(*draw)
+    return QKV(*(weights.to(device) for weights in draw))
 
 
 def qkv_attention(x: Rows, reference: Float[Tensor, "n d"] | None = None, *, weights: QKV) -> Rows:

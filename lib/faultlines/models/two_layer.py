@@ -9,6 +9,16 @@ from torch import Tensor, nn
 from faultlines.models.linearized import check_rows
 
 
+def hidden_weights(width: int, dim: int, seed: int) -> Float[Tensor, "m d"]:
+    r"""Draw standard normal hidden weights in double precision; a kernel asks for no more of a network.
+
+    Example:
+        >>> hidden_weights(3, 2, seed=0).shape
+        torch.Size([3, 2])
+    """
+    return torch.randn(width, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 class TwoLayerReLU(nn.Module):
     r"""$f(x) = \frac{1}{\sqrt m} \sum_{r=1}^m a_r\, \sigma(w_r^\top x)$ with $a_r = \pm 1$ fixed.
 

@@ -1,0 +1,60 @@
+"""Exact leave-one-out influence of all pairs against its floor.
+
+The floor is what no exact form can avoid: one Cholesky factorisation of the ridged kernel and one triangular solve
+for the test kernels. Ours needs besides the diagonal of the inverse and the second triangular solve.
+
+    python -m benchmarks.influence
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from faultlines.estimators.influence import loo_influence
+from faultlines.estimators.ntk import relu_ntk
+
+N, TESTS, DIM, RIDGE, ROUNDS = 2000, 1000, 64, 0.1, 9
+
+
+def run() -> list[dict]:
+    """Return one row a comparison: name, ours_s, peer_s, ratio (ours / peer), target and ok."""
+    x = torch.randn(N + TESTS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x[:N, 0].sign()
+    kernel, test = relu_ntk(x[:N]), relu_ntk(x[N:], x[:N])
+    ridged = kernel + RIDGE * torch.eye(N, dtype=torch.float64)
+
+    def floor() -> None:
+        torch.linalg.solve_triangular(torch.linalg.cholesky(ridged), test.T, upper=False)
+
+    cases = {"ours": lambda: loo_influence(kernel, test, y, RIDGE), "floor": floor}
+    times = {name: [] for name in cases}
+    for case in cases.values():
+        case()
+    for turn in range(ROUNDS):
+        for name in sorted(cases, reverse=bool(turn % 2)):
+            start = time.perf_counter()
+            cases[name]()
+            times[name].append(time.perf_counter() - start)
+    ratio = statistics.median(a / b for a, b in zip(times["ours"], times["floor"], strict=True))
+    return [
+        {
+            "name": "leave-one-out / factor + solve",
+            "ours_s": statistics.median(times["ours"]),
+            "peer_s": statistics.median(times["floor"]),
+            "ratio": ratio,
+            "target": 2.0,
+            "ok": ratio <= 2.0,
+        }
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(
+            "{name:32} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
+                **row
+            )
+        )
