@@ -1,6 +1,14 @@
 from .attention import Attention as Attention
 from .attention import Mechanism as Mechanism
 from .attention import SoftmaxMechanism as SoftmaxMechanism
+from .clip.checkpoints import load_clip as load_clip
+from .clip.convert import convert_checkpoint as convert_checkpoint
+from .clip.image import ImageTower as ImageTower
+from .clip.text import TextTower as TextTower
+from .clip.tokenizer import WordTokenizer as WordTokenizer
+from .clip.two_tower import CLIP as CLIP
+from .clip.two_tower import ZeroShot as ZeroShot
+from .clip.two_tower import contrastive_loss as contrastive_loss
 from .differential import DifferentialAttention as DifferentialAttention
 from .differential import lambda_init_schedule as lambda_init_schedule
 from .linearized import QKV as QKV
