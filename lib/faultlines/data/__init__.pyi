@@ -1,3 +1,8 @@
+from .captions import ATTRIBUTES as ATTRIBUTES
+from .captions import CaptionedImages as CaptionedImages
+from .captions import all_captions as all_captions
+from .captions import captioned_images as captioned_images
+from .captions import prompts as prompts
 from .catalogue import KNOWN as KNOWN
 from .catalogue import KnownSet as KnownSet
 from .dataset import Dataset as Dataset
