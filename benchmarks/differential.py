@@ -1,0 +1,109 @@
+"""A training step of a vision transformer with differential attention against the one with softmax attention.
+
+Forward pass and backward pass to all parameters, at equal width, depth and number of heads, both in the explicit
+form of attention (the default under autograd). In turn, in one process, on one thread, in processor time; the ratio
+is the median over the rounds of the ratio within a round.
+
+    python -m benchmarks.differential
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from benchmarks.pgd import interleaved
+from torch.nn import functional as F
+
+from faultlines.models import ViT
+
+ROUNDS, TARGET = 9, 1.35
+SIZES = {
+    "digits, 17 tokens": {
+        "image_size": 8,
+        "patch_size": 2,
+        "channels": 1,
+        "dim": 48,
+        "depth": 4,
+        "batch": 64,
+    },
+    "28 x 28, 50 tokens": {
+        "image_size": 28,
+        "patch_size": 4,
+        "channels": 1,
+        "dim": 64,
+        "depth": 4,
+        "batch": 64,
+    },
+    "32 x 32, 65 tokens": {
+        "image_size": 32,
+        "patch_size": 4,
+        "channels": 3,
+        "dim": 192,
+        "depth": 4,
+        "batch": 16,
+    },
+    "32 x 32, 257 tokens": {
+        "image_size": 32,
+        "patch_size": 2,
+        "channels": 3,
+        "dim": 64,
+        "depth": 2,
+        "batch": 8,
+    },
+}
+
+
+def step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    def run_once() -> None:
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(model(x), y).backward()
+
+    return run_once
+
+
+def run() -> list[dict]:
+    """Return one row a size: name, ours_s, peer_s, ratio (differential / softmax), target and ok."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows = []
+    try:
+        for name, sizes in SIZES.items():
+            sizes = dict(sizes)
+            batch = sizes.pop("batch")
+            generator = torch.Generator().manual_seed(0)
+            x = torch.rand(
+                batch, sizes["channels"], sizes["image_size"], sizes["image_size"], generator=generator
+            )
+            y = torch.randint(10, (batch,), generator=generator)
+            cases = {}
+            for attention in ("differential", "softmax"):
+                torch.manual_seed(0)
+                cases[attention] = step(ViT(**sizes, classes=10, heads=4, attention=attention), x, y)
+            times = interleaved(cases, ROUNDS)
+            ratio = statistics.median(
+                a / b for a, b in zip(times["differential"], times["softmax"], strict=True)
+            )
+            rows.append(
+                {
+                    "name": f"DiffViT / ViT, {name}",
+                    "ours_s": statistics.median(times["differential"]),
+                    "peer_s": statistics.median(times["softmax"]),
+                    "ratio": ratio,
+                    "target": TARGET,
+                    "ok": ratio <= TARGET,
+                }
+            )
+    finally:
+        torch.set_num_threads(threads)
+    return rows
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(
+            "{name:36} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
+                **row
+            )
+        )
