@@ -37,7 +37,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        """Normalise; written out, since the fused operator lacks forward-mode and second derivatives."""
+        """Normalise, in plain operations that every transform of torch knows."""
         return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt() * self.weight
 
 
