@@ -1,8 +1,8 @@
 """The closed-form empirical NTK against `vmap(jacrev)`, and its memory against the width.
 
 Both compute the kernel of one two-layer network at the same weights in double precision; the peer is the general way
-of `torch.func`, a Jacobian per sample and a product. Memory is the growth of the process's resident set at its peak
-while a child process accumulates the kernel at a width and at one sixteen times as large.
+of `torch.func`, a Jacobian per sample and a product. Memory is the peak resident set of a
+child process that accumulates the kernel at a width and at one sixteen times as large.
 
     python -m benchmarks.ntk
 """
@@ -23,13 +23,12 @@ N, DIM, WIDTH, ROUNDS = 500, 64, 1024, 5
 WIDTHS = (2**14, 2**18)
 
 CHILD = """
-import resource, torch
+import re, torch
+from pathlib import Path
 from faultlines.estimators.ntk import kernels_by_width
 x = torch.randn({n}, {dim}, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-list(kernels_by_width(x, widths=[2**12], generator=torch.Generator().manual_seed(0)))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 list(kernels_by_width(x, widths=[{width}], generator=torch.Generator().manual_seed(0)))
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
@@ -40,10 +39,13 @@ def seconds(case) -> float:
 
 
 def peak_memory(width: int) -> float:
-    """Return the peak resident set in MiB of a process that accumulates a kernel of this width."""
+    """Return the peak resident set in MiB of a process that accumulates a kernel of this width.
+
+    Not `ru_maxrss`, which a child inherits from its parent.
+    """
     code = CHILD.format(n=N, dim=DIM, width=width)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    return int(out.split()[1]) / 1024
+    return int(out) / 1024
 
 
 def run() -> list[dict]:
