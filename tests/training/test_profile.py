@@ -95,6 +95,10 @@ def test_the_steepness_profile_is_what_its_parts_say(model: ViT, batch: tuple) -
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z: model(z[None])[0]))(x).flatten(2)
     exact = torch.linalg.matrix_norm(jacobian, ord=2).median().item()
     assert profile["network"] == pytest.approx(exact, rel=1e-4)
+    with torch.no_grad():
+        top = model(x).topk(2).values
+    radius = (top[:, 0] - top[:, 1]) / (2**0.5 * torch.linalg.matrix_norm(jacobian, ord=2))
+    assert profile["radius"] == pytest.approx(radius.median().item(), rel=1e-3)
     layers = attention_records(model, x[:5])
     norms = torch.cat([jacobian_norm(layer, seen.inputs, tol=1e-5) for layer, seen in layers])
     assert profile["attention"] == pytest.approx(norms.log().mean().exp().item(), rel=1e-3)

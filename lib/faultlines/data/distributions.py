@@ -43,7 +43,8 @@ def hard_distributions(size: int) -> dict[str, Float[Tensor, " size"]]:
         size: Number of outcomes, at least 4.
 
     Returns:
-        One-hot, uniform, two equal outcomes, a leader over an equal tail, two leaders over dust, and the
+        One-hot, uniform, two equal outcomes, a leader over an equal tail, two leaders over dust, two
+        leaders over an unequal tail (where `softmax_jacobian_bound` is exact again), and the
         near-extremal case of `softmax_jacobian_bound` over `softmax_jacobian_lower`: a leader near one whose
         missing mass is a third in the runner-up and the rest in dust.
 
@@ -58,6 +59,9 @@ def hard_distributions(size: int) -> dict[str, Float[Tensor, " size"]]:
     leader[0] = 0.7
     dust = torch.full((size,), 0.02 / (size - 2))
     dust[:2] = 0.49
+    tied = torch.full((size,), 0.2 / (size - 2))
+    tied[:2] = 0.4
+    tied[2], tied[3:] = 0.15, 0.05 / (size - 3)
     extremal = torch.full((size,), 2e-3 / (3 * (size - 2)))
     extremal[0], extremal[1] = 1 - 1e-3, 1e-3 / 3
     cases = {
@@ -66,6 +70,7 @@ def hard_distributions(size: int) -> dict[str, Float[Tensor, " size"]]:
         "two equal": pair,
         "leader and equal tail": leader,
         "two leaders and dust": dust,
+        "two leaders and unequal tail": tied,
         "near-extremal": extremal,
     }
     return {name: case.double() / case.double().sum() for name, case in cases.items()}
@@ -84,7 +89,7 @@ def distribution_suite(
     Example:
         >>> suite = distribution_suite(100, (4, 17), generator=torch.Generator().manual_seed(0))
         >>> [tuple(p.shape) for p in suite]
-        [(56, 4), (56, 17)]
+        [(57, 4), (57, 17)]
     """
     each = -(-total // len(sizes))
     suite = []

@@ -23,7 +23,9 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
-        raise ValueError(f"shapes {first.shape} and {second.shape}: need two sequences of one length, at least 2")
+        raise ValueError(
+            f"shapes {first.shape} and {second.shape}: need two sequences of one length, at least 2"
+        )
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(stats.spearmanr(first, second).statistic)

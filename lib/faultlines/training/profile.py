@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from faultlines.attacks.loop import AttackResult
 from faultlines.estimators.lipschitz.attention import attention_bound
 from faultlines.estimators.lipschitz.jacobian import jacobian_norm
-from faultlines.estimators.lipschitz.network import logit_jacobian_norm
+from faultlines.estimators.lipschitz.network import logit_jacobian_norm, margin_radius
 from faultlines.estimators.maps import map_statistics
 from faultlines.models.attention import Attention
 from faultlines.models.recorder import LayerRecord, record
@@ -96,7 +96,8 @@ def steepness_profile(
 ) -> dict[str, float]:
     r"""Return local Lipschitz numbers of a network and its attention, each one number.
 
-    `network`: median over samples of the exact $\lVert \partial\,\mathrm{logits} / \partial x \rVert_2$.
+    `network`: median over samples of the exact $\lVert \partial\,\mathrm{logits} / \partial x \rVert_2$;
+    `radius`: median of the margin over $\sqrt2$ times that norm, which no scale of the logits changes.
     Over layers and the first `attention_samples` samples, geometric means of `attention` (the layer's true local
     norm at its own input), `theorem3` and `centred` (its bounds); arithmetic means over maps of `max_g1`
     (largest $g_1$ of a row), `peak` (largest entry of a row), `entropy` (in nats) and `map_norm`
@@ -122,8 +123,12 @@ def steepness_profile(
     def mean(name: str) -> float:
         return torch.stack([getattr(statistics, name).mean() for statistics in maps]).mean().item()
 
+    network = logit_jacobian_norm(model, x)
+    with torch.no_grad():
+        radius = margin_radius(model(x), network)
     return {
-        "network": logit_jacobian_norm(model, x).median().item(),
+        "network": network.median().item(),
+        "radius": radius.median().item(),
         "attention": geometric(norms),
         "theorem3": geometric(theorem3),
         "centred": geometric(centred),
