@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,8 +22,9 @@ from faultlines.attacks.steps import StepRule
 class GradientAttack:
     """An attack that walks up a gradient inside a ball; subclasses give the step rule.
 
-    A subclass may override `objective` (what to raise) and must override `step_rule` (how to step); the loop
-    is `faultlines.attacks.loop.ascend`. Hyper-parameters are attributes and do not change by a call.
+    A subclass may override `objective` (what to raise) and `region` (where), and must override `step_rule`
+    (how to step); the loop is `faultlines.attacks.loop.ascend`. Hyper-parameters are attributes and
+    do not change by a call.
 
     Args:
         eps: Radius of the ball in pixels (0 to 1); 0 only checks the clean samples.
@@ -72,6 +74,11 @@ class GradientAttack:
         del x
         return Misclassification(model, y, self.loss, self.targeted)
 
+    def region(self, objective: Objective, x: Tensor, generator: torch.Generator) -> Ball:
+        """Return where to walk around the clean samples `x`; by default the norm ball."""
+        del objective, generator
+        return Ball(x, self.eps, self.norm)
+
     def __call__(
         self,
         model: Callable[[Tensor], Tensor],
@@ -100,19 +107,22 @@ class GradientAttack:
         """
         check_batch(x, y)
         warn_if_randomised(model)
-        if self.random_start and generator is None:
+        with prepared(model, x) as clean:
+            return self.walk(self.objective(model, clean, y), clean, generator)
+
+    def walk(self, objective: Objective, x: Tensor, generator: torch.Generator | None) -> AttackResult:
+        """Raise an objective around clean samples that have been checked."""
+        if generator is None:
             generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-            ball = Ball(x.detach().clone() if x.is_inference() else x.detach(), self.eps, self.norm)
-            return ascend(
-                self.objective(model, ball.centre, y),
-                ball,
-                self.step_rule(),
-                steps=self.steps,
-                restarts=self.restarts,
-                generator=generator if self.random_start else None,
-                early_stop=self.early_stop,
-            )
+        return ascend(
+            objective,
+            self.region(objective, x, generator),
+            self.step_rule(),
+            steps=self.steps,
+            restarts=self.restarts,
+            generator=generator if self.random_start else None,
+            early_stop=self.early_stop,
+        )
 
     def __repr__(self) -> str:
         kept = ", ".join(
@@ -120,3 +130,10 @@ class GradientAttack:
             for name, value in vars(self).items()
         )
         return f"{type(self).__name__}({kept})"
+
+
+@contextmanager
+def prepared(model: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[Tensor]:
+    """Lend the samples as a tensor that can be differentiated, with gradients on and the model's weights frozen."""
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        yield x.detach().clone() if x.is_inference() else x.detach()

@@ -46,9 +46,13 @@ class AttackResult:
     loss: Float[Tensor, " batch"]
     gradients: Int64[Tensor, " batch"]
 
+    def at(self, index: Tensor | slice) -> AttackResult:
+        """Return what was found for some of the samples."""
+        return AttackResult(self.x_adv[index], self.success[index], self.loss[index], self.gradients[index])
 
-class _Worst:
-    """The worst point so far of every sample."""
+
+class Worst:
+    """The worst point so far of every sample: one that reaches the goal, and among those the largest loss."""
 
     def __init__(self, x: Tensor) -> None:
         self.x_adv = x.clone()
@@ -57,6 +61,7 @@ class _Worst:
         self.gradients = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def visit(self, index: Tensor, z: Tensor, loss: Tensor, reached: Tensor) -> None:
+        """Keep `z` for those of the samples `index` for which it is worse than what was there."""
         z, loss = z.detach(), loss.detach().to(self.loss.dtype)
         success, best = self.success[index], self.loss[index]
         worse = (reached & ~success) | ((reached == success) & (loss > best))
@@ -65,7 +70,13 @@ class _Worst:
         self.loss[index] = torch.where(worse, loss, best)
         self.success[index] = success | reached
 
+    def add(self, index: Tensor, found: AttackResult) -> None:
+        """Keep what another attack found for the samples `index`, and add up its cost."""
+        self.visit(index, found.x_adv, found.loss, found.success)
+        self.gradients[index] += found.gradients
+
     def result(self) -> AttackResult:
+        """Return what was kept."""
         return AttackResult(self.x_adv, self.success, self.loss, self.gradients)
 
 
@@ -101,7 +112,7 @@ def ascend(
         ValueError: If the objective's loss is not finite.
     """
     x = ball.centre
-    worst, everyone = _Worst(x), torch.arange(len(x), device=x.device)
+    worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
     still = generator is None  # the first point of the walk is the clean one, and is visited as such
     if not still or ball.eps == 0 or steps == 0:
         with torch.no_grad():
@@ -124,7 +135,7 @@ def _walk(
     objective: Objective,
     ball: Ball,
     rule: StepRule,
-    worst: _Worst,
+    worst: Worst,
     z: Tensor,
     active: Tensor,
     steps: int,
@@ -145,12 +156,12 @@ def _walk(
             keep = (~reached).nonzero().squeeze(1)
             if not len(keep):
                 return
-            gradient = _gradient(loss, z)[keep]
+            gradient = gradient_of(loss, z)[keep]
             worst.gradients[active] += 1  # of all: the batch went back as a whole
             active, near, z, loss = active[keep], near.at(keep), z[keep], loss[keep]
             rule.keep(keep)
         else:
-            gradient = _gradient(loss, z)
+            gradient = gradient_of(loss, z)
             worst.gradients[active] += 1
         with torch.no_grad():
             z = near.project(rule.propose(step, near, z.detach(), gradient, loss.detach()))
@@ -160,7 +171,7 @@ def _walk(
     worst.visit(active, z, loss, reached)
 
 
-def _gradient(loss: Tensor, z: Tensor) -> Tensor:
+def gradient_of(loss: Tensor, z: Tensor) -> Tensor:
     """Return each sample's gradient; parameters collect nothing."""
     if not loss.requires_grad:
         warnings.warn(

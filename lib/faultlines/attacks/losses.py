@@ -46,10 +46,43 @@ def dlr(logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]) -> F
         tensor([-0.6667])
     """
     if logits.shape[1] < 3:
-        raise ValueError(f"logits have {logits.shape[1]} classes; the dlr loss takes at least 3")
+        raise ValueError(
+            f"logits have {logits.shape[1]} classes; the dlr loss takes at least 3 (use loss='margin')"
+        )
     top = logits.topk(3, dim=1).values
     spread = top[:, 0] - top[:, 2]
     return margin(logits, y) / torch.where(spread > 0, spread, 1)
+
+
+def targeted_dlr(
+    logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"], target: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    r"""Targeted difference of logits ratio, $-(z_y - z_t) / (z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2)$.
+
+    It grows as the target gains on the true class (Croce & Hein 2020, arXiv 2003.01690, eq. 7). Where the four
+    largest logits are equal the divisor is 1.
+
+    Args:
+        logits: Scores.
+        y: The true classes.
+        target: The classes to move towards.
+
+    Raises:
+        ValueError: If there are fewer than four classes.
+
+    Example:
+        >>> targeted_dlr(torch.tensor([[4.0, 2.0, 1.0, 1.0]]), torch.tensor([0]), torch.tensor([2]))
+        tensor([-1.])
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(
+            f"logits have {logits.shape[1]} classes; the targeted dlr loss takes at least 4 "
+            "(use loss='cross_entropy', or loss='dlr' with 3 classes)"
+        )
+    top = logits.topk(4, dim=1).values
+    spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+    gain = logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])
+    return gain.squeeze(1) / torch.where(spread > 0, spread, 1)
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

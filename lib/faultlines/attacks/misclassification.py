@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from faultlines.attacks.losses import Loss
+from faultlines.attacks.targets import check_logits
 
 
 class Misclassification:
@@ -40,24 +41,15 @@ class Misclassification:
         """
         logits, y = self.model(z), self.y[index]
         if not self._checked:  # once: on a GPU each look would wait for the device
-            self._check(logits, y)
+            check_logits(logits, y)
             self._checked = True
-        loss, predicted = self.loss(logits, y), logits.argmax(dim=1)
+        loss, predicted = self.value(logits, index), logits.argmax(dim=1)
         # argmax takes NaN for the largest, which must not pass for a success
         finite = logits.isfinite().all(dim=1)
         if self.targeted:
             return -loss, (predicted == y) & finite
         return loss, (predicted != y) & finite
 
-    def _check(self, logits: Tensor, y: Tensor) -> None:
-        if logits.ndim != 2 or len(logits) != len(y):
-            raise ValueError(
-                f"model returned logits of shape {tuple(logits.shape)}; it must be ({len(y)}, classes)"
-            )
-        if not logits.isfinite().all():
-            raise ValueError("model returned logits that are not finite on the first batch")
-        if y.max() >= logits.shape[1]:
-            raise ValueError(
-                f"y has labels up to {int(y.max())}; {logits.shape[1]} logits allow 0 to "
-                f"{logits.shape[1] - 1}"
-            )
+    def value(self, logits: Float[Tensor, "active classes"], index: Tensor) -> Float[Tensor, " active"]:
+        """Return the loss of the samples `index`."""
+        return self.loss(logits, self.y[index])
