@@ -50,7 +50,7 @@ def perturb_training_data(
         raise ValueError(
             "attack.early_stop=True drops samples on the way; it must be False where samples mix"
         )
-    fixed = x.detach()
+    fixed, index = x.detach(), index.to(x.device)
 
     def scores(z: Tensor) -> Tensor:
         return predict(z, fixed.index_copy(0, index, z))
@@ -87,6 +87,7 @@ def random_sign(
     """
     eps = check_eps(eps)
     _check_index(index, len(x))
+    index = index.to(x.device)
     signs = 2 * torch.randint(0, 2, x[index].shape, generator=generator).to(x) - 1
     return x.index_copy(0, index, (x[index] + eps * signs).clamp(0, 1))
 

@@ -104,6 +104,6 @@ def width_sweep(
         for name in columns[0]
     }
     return WidthSweep(
-        tuple(widths), tuple(ridges), limit_norm=torch.stack([g.norm() for g in limits]),
+        tuple(widths), tuple(ridges), limit_norm=torch.stack([g.norm().cpu() for g in limits]),
         limit_least=float(values[0]), **gathered,
     )  # fmt: skip
