@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 COLUMNS = ("name", "ours_s", "peer_s", "ratio", "target", "ok", "note")
-CALL = "import importlib, json, sys; print(json.dumps(importlib.import_module(sys.argv[1]).run(), default=str))"
+CALL = (
+    "import importlib, json, sys; print(json.dumps(importlib.import_module(sys.argv[1]).run(), default=str))"
+)
 
 
 def main(names: list[str]) -> int:
@@ -45,7 +47,10 @@ def main(names: list[str]) -> int:
             row["peer_s"] = row.get("peer_s", row.get("floor_s"))
             row["ok"] = {True: "yes", False: "NO", "True": "yes", "False": "NO"}.get(row.get("ok"), "")
             missed |= row["ok"] == "NO"
-            cells = (f"{row.get(c):.3g}" if isinstance(row.get(c), float) else str(row.get(c) or "") for c in COLUMNS)
+            cells = (
+                f"{row.get(c):.3g}" if isinstance(row.get(c), float) else str(row.get(c) or "")
+                for c in COLUMNS
+            )
             table.add_row(*cells)
     Console(width=150).print(table)
     return 1 if missed else 0
