@@ -11,10 +11,10 @@ from torch import Tensor
 from faultlines.attacks.ball import Ball
 
 MOMENTUM = 0.75
-"""$\alpha$: the share of the gradient step; the rest repeats the last move."""
+r"""The share $\alpha$ of the gradient step; the rest repeats the last move."""
 
 PROGRESS = 0.75
-r"""$\rho$: the share of steps between checkpoints that must have raised the loss."""
+r"""The share $\rho$ of steps between checkpoints that must have raised the loss."""
 
 
 def checkpoints(steps: int) -> list[int]:

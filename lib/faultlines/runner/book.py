@@ -23,6 +23,7 @@ from faultlines.runner.store import write_atomic
 from faultlines.runner.task import Task
 from faultlines.runner.toc import toc_pages
 
+FRAME = ("_config.yml", "_toc.yml", "_static")
 ASSETS = ("_config.yml", "_toc.yml", "references.bib", "_static", "_ext")
 
 
@@ -36,12 +37,18 @@ def build(project: Project) -> Path:
     source, html = project.build / "source", project.build / "html"
     pages = stage_book(project, source)
     stamp, seal = project.build / "book.stamp", _seal(source, project.library)
+    frame = _seal(*(source / asset for asset in FRAME))
+    before = stamp.read_text().split() if stamp.exists() else []
     built = all((html / f"{page}.html").is_file() for page in ["index", *pages])
-    if not (stamp.exists() and stamp.read_text() == seal and built):
+    if not (before == [seal, frame] and built):
         stamp.unlink(missing_ok=True)
         # jupyter-book 1.x cannot be started with -m
         program = Path(sys.executable).with_name("jupyter-book")
         command = [str(program), "build", str(source), "--path-output", str(project.root)]
+        if before[1:] != [frame]:
+            # Sphinx renders changed pages only: after a failed build it would not repeat the old pages' warnings,
+            # and a changed style sheet is no page
+            command.append("--all")
         log = project.build / "book.log"
         with log.open("w") as file:
             status = subprocess.run(
@@ -54,7 +61,7 @@ def build(project: Project) -> Path:
             raise RuntimeError(
                 f"Jupyter Book ended well but wrote no page for {', '.join(missing)} (log: {log})"
             )
-        write_atomic(stamp, seal)
+        write_atomic(stamp, f"{seal} {frame}")
     return html / "index.html"
 
 
@@ -117,10 +124,10 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
-def _seal(source: Path, library: Path) -> str:
+def _seal(*folders: Path) -> str:
     # the library's docstrings are a page of the book, so here its text counts to the letter
     content = hashlib.sha256()
-    for folder in (source, library):
+    for folder in folders:
         for path in _files(folder):
             content.update(str(path.relative_to(folder)).encode())
             content.update(path.read_bytes())

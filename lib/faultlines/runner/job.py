@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 from pydantic import BaseModel
 
-from faultlines.runner.chapters import Chapter, code_cells
+from faultlines.runner.chapters import Chapter
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
@@ -54,6 +55,13 @@ class Job(BaseModel):
     timeout_s: int | None = None
 
 
+@dataclass
+class Cells:
+    """How many code cells have been started."""
+
+    started: int = 0
+
+
 def execute(job: Job, report: Report = lambda event: None) -> bool:
     """Execute a job and put its result in place.
 
@@ -74,15 +82,16 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     partial = task.partial(project)
     chapter_hash, modules = task.chapter.code_hash, library_hashes(project.library)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    cells = Cells()
     report({"event": "start", "cells": task.chapter.size})
     try:
-        notebook = _papermill(job, task, partial, report)
+        notebook = _papermill(job, task, partial, report, cells)
     except PapermillExecutionError as error:
         where = {"cell": error.exec_count, "error": error.ename, "message": str(error.evalue)}
         _keep_failed(task, project, where, report)
         return False
     except Exception as error:  # a kernel that died, a cell that took too long: no traceback in the notebook
-        where = {"cell": _running_cell(partial), "error": type(error).__name__, "message": str(error)}
+        where = {"cell": cells.started or None, "error": type(error).__name__, "message": str(error)}
         _keep_failed(task, project, where, report)
         return False
     finally:
@@ -112,7 +121,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     return True
 
 
-def _papermill(job: Job, task: Task, partial: Path, report: Report) -> NotebookNode:
+def _papermill(job: Job, task: Task, partial: Path, report: Report, cells: Cells) -> NotebookNode:
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -121,16 +130,18 @@ def _papermill(job: Job, task: Task, partial: Path, report: Report) -> NotebookN
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-            complete, finished = nb_man.cell_complete, 0
+            start, complete = nb_man.cell_start, nb_man.cell_complete
+
+            def cell_start(cell: NotebookNode, *rest: Any, **more: Any) -> None:
+                cells.started += cell.cell_type == "code"
+                start(cell, *rest, **more)
 
             def cell_complete(cell: NotebookNode, *rest: Any, **more: Any) -> None:
-                nonlocal finished
                 complete(cell, *rest, **more)
                 if cell.cell_type == "code":
-                    finished += 1
-                    report({"event": "cell", "done": finished})
+                    report({"event": "cell", "done": cells.started})
 
-            nb_man.cell_complete = cell_complete
+            nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
     papermill_engines.register("faultlines", Reporting)
@@ -161,14 +172,6 @@ def _clean(notebook: NotebookNode) -> None:
             cell.metadata.pop(key, None)
         if cell.metadata.get("tags") == []:
             del cell.metadata["tags"]
-
-
-def _running_cell(partial: Path) -> int | None:
-    try:
-        cells = code_cells(nbformat.read(partial, as_version=4))
-    except (OSError, ValueError):
-        return None
-    return 1 + sum(cell.execution_count is not None for cell in cells)
 
 
 def _keep_failed(task: Task, project: Project, where: dict[str, Any], report: Report) -> None:
