@@ -45,7 +45,9 @@ out.widest = [...document.querySelectorAll('article *')]
   }).slice(0, 5).map(e => e.tagName + '.' + e.className);
 out.math = document.querySelectorAll('mjx-container').length;
 out.errors = document.querySelectorAll('mjx-merror, [data-mjx-error]').length;
-out.images = [...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src);
+const drawn = i => i.complete && i.naturalWidth > 0;
+const squeezed = i => i.height > 0 && Math.abs(i.width / i.height * i.naturalHeight / i.naturalWidth - 1) > 0.02;
+out.images = [...document.images].filter(i => !drawn(i) || squeezed(i)).map(i => i.src);
 const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
 out.raw = [];
 for (let n = walker.nextNode(); n; n = walker.nextNode()) {
