@@ -63,3 +63,24 @@ def test_no_gradient_reaches_the_caller():
 def test_bad_arguments_raise(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         local_lipschitz(lambda x: x, torch.zeros(1, 2), **({"radius": 1.0} | arguments))
+
+
+def test_a_chord_that_is_nan_is_reported():
+    factor = torch.tensor([[1.0], [float("nan")]])
+    found = local_lipschitz(lambda x: factor * x, torch.zeros(2, 3), 0.1)
+    for values in (found.random, found.ascent):
+        torch.testing.assert_close(values, torch.tensor([1.0, float("nan")]), equal_nan=True)
+
+
+def test_it_runs_without_gradients_and_with_one_number_a_sample():
+    with torch.no_grad():
+        found = local_lipschitz(lambda x: x.sum(dim=1), torch.zeros(2, 4), 1.0, ascent_steps=40)
+    torch.testing.assert_close(found.ascent, torch.full((2,), 2.0), rtol=1e-3, atol=0)
+
+
+def test_what_is_no_batch_raises():
+    for x in (torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="x has shape"):
+            local_lipschitz(lambda x: x, x, 1.0)
+    with pytest.raises(ValueError, match="f returned"):
+        local_lipschitz(lambda x: x.sum(), torch.zeros(2, 3), 1.0)

@@ -57,10 +57,10 @@ def local_lipschitz(
         generator: Source of the random directions; seeded with 0 by default.
 
     Returns:
-        Both lower bounds of each sample.
+        Both lower bounds of each sample; NaN where a chord was.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or `f` does not map a batch to a batch of its size.
 
     Example:
         >>> import torch
@@ -77,15 +77,21 @@ def local_lipschitz(
         raise ValueError(f"ascent_steps={ascent_steps} must be at least 0")
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm={norm!r} is not one of 'l2', 'linf'")
+    if x.ndim < 2 or not x.is_floating_point():
+        raise ValueError(f"x has shape {tuple(x.shape)} and dtype {x.dtype}; floating [batch, ...] is needed")
     if generator is None:
         generator = torch.Generator(x.device).manual_seed(0)
     x = x.detach()
     with torch.no_grad():
         origin = f(x)
+    if origin.ndim < 1 or len(origin) != len(x):
+        raise ValueError(
+            f"f returned shape {tuple(origin.shape)} for a batch of {len(x)}; [batch, ...] is needed"
+        )
 
     def ratio(xi: Tensor) -> Tensor:
         """Return chord slopes, `[batch]`."""
-        return (f(x + xi) - origin).flatten(1).norm(dim=1) / _length(xi, norm)
+        return (f(x + xi) - origin)[..., None].flatten(1).norm(dim=1) / _length(xi, norm)
 
     best, where = x.new_full((len(x),), -1.0), torch.zeros_like(x)
     with torch.no_grad():
@@ -97,8 +103,10 @@ def local_lipschitz(
     xi = where
     for step in range(ascent_steps):
         xi = xi.detach().requires_grad_()
-        value = ratio(xi)
-        (gradient,) = torch.autograd.grad(value.clamp_min(torch.finfo(x.dtype).tiny).log().sum(), xi)
+        with torch.enable_grad():  # the caller may have turned it off
+            value = ratio(xi)
+            logarithm = value.clamp_min(torch.finfo(x.dtype).tiny).log().sum()
+        (gradient,) = torch.autograd.grad(logarithm, xi)
         with torch.no_grad():
             best, where = _keep_better(best, where, value, xi)
             stride = 0.25 * radius * (1 - step / ascent_steps)
@@ -113,7 +121,7 @@ def local_lipschitz(
 
 
 def _keep_better(best: Tensor, where: Tensor, value: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-    better = value > best
+    better = (value > best) | value.isnan()  # a search that met nan knows nothing
     return torch.where(better, value, best).detach(), torch.where(_column(better, xi), xi, where).detach()
 
 
