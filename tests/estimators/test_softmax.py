@@ -230,3 +230,38 @@ def test_bad_k_and_delta_raise():
             softmax_jacobian_bound(p, k)
     with pytest.raises(ValueError, match="delta="):
         softmax_jacobian_bound_ball(p, -0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_rows_whose_leader_rounds_to_one_keep_the_mass_outside(dtype):
+    # 1 - p_(1) is 0 in float32, and J is 1e-9 times a fixed matrix whose norm is 3
+    p = torch.tensor([1.0, 1e-9, 1e-9], dtype=dtype)
+    norm = softmax_jacobian_norm(p).double()
+    torch.testing.assert_close(norm.item(), 3e-9, rtol=2 * torch.finfo(dtype).eps, atol=0)
+    assert softmax_jacobian_lower(p) <= softmax_jacobian_norm(p)
+
+
+@pytest.mark.parametrize("others", [1, 9])
+def test_gradient_one_ulp_off_a_tie(others):
+    base = 0.5 if others == 1 else 0.1
+    p = torch.full((others + 1,), base, dtype=torch.float64)
+    p[0] += 4 * math.ulp(base)
+    p.requires_grad_()
+    (g,) = torch.autograd.grad(softmax_jacobian_norm(p), p)
+    # the first unit vector without its mean: v_1^2 = others / (others + 1)
+    torch.testing.assert_close(g[0].item(), others / (others + 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(g[1:].sum().item(), 1 / (others + 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [20.0, 60.0, 80.0])
+def test_ball_bound_holds_for_nearly_one_hot_rows(dtype, gap):
+    p = torch.tensor([gap, 0, 0], dtype=dtype).softmax(-1)
+    torch.testing.assert_close(
+        softmax_jacobian_bound_ball(p, 0.0), softmax_jacobian_bound(p), rtol=1e-5, atol=0
+    )
+    for delta in (1.0, 8.0, 30.0, 60.0, 100.0):
+        shift = torch.linspace(0, delta, 400, dtype=torch.float64)
+        moved = torch.stack([gap - shift, shift, -shift], dim=-1).softmax(-1)
+        attained = softmax_jacobian_bound(moved).max()
+        assert softmax_jacobian_bound_ball(p, delta) >= attained * (1 - 1e-4), delta

@@ -33,3 +33,20 @@ def test_rivals_lie_above_the_norm_even_for_nearly_one_hot_rows(p: torch.Tensor)
     norm = softmax_jacobian_norm(p) * (1 - 1e-9)
     for rival in (softmax_jacobian_frobenius, softmax_jacobian_gershgorin, softmax_jacobian_trace):
         assert (rival(p) >= norm).all(), rival.__name__
+
+
+RIVALS = (softmax_jacobian_frobenius, softmax_jacobian_gershgorin, softmax_jacobian_trace)
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize(("eps", "dtype"), [(1e-30, torch.float32), (1e-300, torch.float64)])
+def test_rivals_do_not_underflow(rival, eps: float, dtype: torch.dtype) -> None:
+    p = torch.tensor([1.0, eps, eps], dtype=dtype)
+    assert rival(p) >= softmax_jacobian_norm(p) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_single_entry_has_no_slope_and_none_is_refused(rival) -> None:
+    assert torch.equal(rival(torch.ones(2, 1)), torch.zeros(2))
+    with pytest.raises(ValueError, match="p has shape"):
+        rival(torch.ones(2, 0))

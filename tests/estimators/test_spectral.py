@@ -30,3 +30,20 @@ def test_it_falls_back_where_the_eigenvalue_solver_gives_up(monkeypatch: pytest.
     expected = spectral_norm(m)
     monkeypatch.setattr(torch.linalg, "eigvalsh", gives_up)
     torch.testing.assert_close(spectral_norm(m), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-150, 1e160, 1e300])
+def test_squares_neither_overflow_nor_vanish(scale: float) -> None:
+    m = torch.tensor([[3.0, 0.0], [0.0, -4.0]], dtype=torch.float64) * scale
+    torch.testing.assert_close(spectral_norm(m), m.abs().max(), rtol=1e-14, atol=0)
+
+
+def test_a_matrix_that_is_not_finite_is_nan_and_spares_the_others() -> None:
+    m = torch.stack([torch.full((2, 2), torch.nan), torch.eye(2), torch.full((2, 2), torch.inf)])
+    torch.testing.assert_close(spectral_norm(m), torch.tensor([torch.nan, 1.0, torch.nan]), equal_nan=True)
+
+
+@pytest.mark.parametrize("m", [torch.zeros(3, 0, 4), torch.zeros(4), torch.ones(2, 2, dtype=torch.int64)])
+def test_what_is_no_matrix_raises(m: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="m has shape"):
+        spectral_norm(m)

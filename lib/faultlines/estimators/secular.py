@@ -33,17 +33,21 @@ def leading_pair(
 
 
 def mass_outside(
-    p: Float[Tensor, "*batch n"], first: Float[Tensor, "*batch"], index: Int[Tensor, "*batch 1"]
+    p: Float[Tensor, "*batch n"],
+    first: Float[Tensor, "*batch"],
+    index: Int[Tensor, "*batch 1"],
+    eps: float | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Return $1 - p_{(1)}$ without the cancellation of a nearly one-hot row.
 
     The sum of the other entries is the better number where the row sums to 1 up to rounding. The derivative
-    is that of $1 - p_{(1)}$ in both cases.
+    is that of $1 - p_{(1)}$ in both cases. `eps` is the rounding of the row where it was widened from a
+    narrower dtype; that of its dtype by default.
     """
     with torch.no_grad():
         rest = p.scatter(-1, index, 0).sum(dim=-1)
         complement = 1 - first
-        rounding = 8 * torch.finfo(p.dtype).eps
+        rounding = 8 * (torch.finfo(p.dtype).eps if eps is None else eps)
         correction = torch.where((rest - complement).abs() <= rounding, rest - complement, 0)
     return (1 - first) + correction
 
@@ -56,37 +60,40 @@ class GapAboveSecond(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(p: Tensor) -> Tensor:
-        """Solve each row; rows go in blocks, so memory beyond input and output is bounded."""
+    def forward(p: Tensor, eps: float) -> Tensor:
+        """Solve each row; rows go in blocks, so memory beyond input and output is bounded.
+
+        `eps` is the rounding of the rows before they were widened to float64.
+        """
         rows = p.reshape(-1, p.shape[-1])
         gap = rows.new_empty(len(rows))
         block = max(1, CHUNK_ELEMENTS.get(p.device.type, 2**20) // p.shape[-1])
         for start in range(0, len(rows), block):
-            gap[start : start + block] = _solve(rows[start : start + block])
+            gap[start : start + block] = _solve(rows[start : start + block], eps)
         return gap.reshape(p.shape[:-1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         """Keep the row and the root: the eigenvector follows from both in closed form."""
         ctx.save_for_backward(inputs[0], output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Return the gradient; ordinary operations of row and root, so it has a derivative of its own."""
         p, gap = ctx.saved_tensors
         slope = _eigenvalue_gradient(p, gap)
         _, _, index = leading_pair(p)
         if index.shape[-1] == 2:
             slope = slope.scatter_add(-1, index[..., 1:], -torch.ones_like(slope[..., :1]))
-        return grad[..., None] * slope
+        return grad[..., None] * slope, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], p: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int, None], p: Tensor, eps: float) -> tuple[Tensor, int]:
         """Rows are independent: a mapped dimension is one more batch dimension."""
-        return GapAboveSecond.apply(p.movedim(in_dims[0], 0)), 0
+        return GapAboveSecond.apply(p.movedim(in_dims[0], 0), eps), 0
 
 
-def _solve(p: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
+def _solve(p: Float[Tensor, "rows n"], eps: float) -> Float[Tensor, " rows"]:
     """Return $b s$ for each row by interpolating $S(s)$ with one pole, $W / (s + E)$.
 
     $1/S$ is concave, so the interpolant that matches $S$ and $S'$ lies below $S$ and its root below the true
@@ -94,7 +101,7 @@ def _solve(p: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
     safeguard.
     """
     a, b, index = leading_pair(p)
-    t = mass_outside(p, a, index[..., :1])
+    t = mass_outside(p, a, index[..., :1], eps)
     ordinary = (b > 0) & (a > b)  # at a tie lambda = b, and a one-hot row has J = 0
     a, b, t = (torch.where(ordinary, x, y) for x, y in ((a, 0.5), (b, 0.25), (t, 0.5)))
 
@@ -137,7 +144,7 @@ def _eigenvalue_gradient(p: Float[Tensor, "*batch n"], gap: Float[Tensor, "*batc
     tied = (a == b) & (b > 0)
     spread = torch.where(b > 0, b, 1)[..., None]  # any positive number where b = 0: all other entries are 0
     below = a - b - gap  # a - lambda
-    distance = gap[..., None] + b[..., None] - p  # lambda - p_i
+    distance = gap[..., None] + (b[..., None] - p)  # lambda - p_i; (gap + b) would lose a small gap
     regular = ~is_first & (distance > 0)
     w = torch.where(
         is_first, p, torch.where(regular, -p * below[..., None] / torch.where(regular, distance, spread), 0)

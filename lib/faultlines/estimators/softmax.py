@@ -49,7 +49,7 @@ def softmax_jacobian_norm(p: Float[Tensor, "*batch n"], *, check: bool = True) -
     _check_distribution(p, values=check)
     wide = p.double()
     _, second, _ = leading_pair(wide)
-    return (second + GapAboveSecond.apply(wide)).to(p.dtype)
+    return (second + GapAboveSecond.apply(wide, torch.finfo(p.dtype).eps)).to(p.dtype)
 
 
 def softmax_jacobian_bound(
@@ -131,7 +131,8 @@ def softmax_jacobian_bound_ball(
     $[e^{-2\delta}, e^{2\delta}]$, so each entry stays in an interval $[\ell_i, h_i]$ that grows with $p_i$.
     The largest entry of the moved row is then $a \in [\ell_{(1)}, h_{(1)}]$, and the second at most $\min(a,
     1 - a, h_{(2)})$. $a (1 - a + b)$ is maximised over that region in closed form: it is piecewise linear or
-    quadratic in $a$.
+    quadratic in $a$. An entry of exactly 0 has odds 0 and stays there: pass rows that may have underflowed
+    with a positive floor, as `attention_bound_ball` does.
 
     Args:
         p: Distributions along the last dimension.
@@ -154,20 +155,34 @@ def softmax_jacobian_bound_ball(
     delta = torch.as_tensor(delta, dtype=p.dtype, device=p.device)
     if check and not bool((delta.isfinite() & (delta >= 0)).all()):
         raise ValueError(f"delta={delta.tolist()} must be finite and at least 0")
-    first, second, _ = leading_pair(p)
-    low, high = move_odds(first, -2 * delta), move_odds(first, 2 * delta)
+    first, second, index = leading_pair(p)
+    outside = mass_outside(p, first, index[..., :1])
+    # a and 1 - a go side by side: the difference from a rounded 1 would make every nearly one-hot row flat
+    low, most = move_odds(first, -2 * delta, outside), move_odds(outside, 2 * delta, first)
+    high, least = move_odds(first, 2 * delta, outside), move_odds(outside, -2 * delta, first)
     other = move_odds(second, 2 * delta)
-    candidates = torch.stack([low, high, other, 1 - other, (1 + other) / 2, torch.full_like(other, 0.5)])
+    half = torch.full_like(other, 0.5)
+    candidates = torch.stack([low, high, other, 1 - other, (1 + other) / 2, half])
+    complements = torch.stack([most, least, 1 - other, other, (1 - other) / 2, half])
     a = torch.minimum(torch.maximum(candidates, low), high)
-    b = torch.minimum(torch.minimum(a, 1 - a), other)
-    return (a * (1 - a + b)).amax(dim=0)
+    rest = torch.maximum(torch.minimum(complements, most), least)
+    b = torch.minimum(torch.minimum(a, rest), other)
+    return (a * (rest + b)).amax(dim=0)
 
 
-def move_odds(p: Tensor, log_factor: Tensor) -> Tensor:
-    """Return the probability whose odds are those of `p` times `exp(log_factor)`."""
-    limit = 0.9 * math.log(torch.finfo(p.dtype).max)  # beyond it 0 * inf
-    factor = log_factor.clamp(-limit, limit).exp()
-    return p * factor / ((1 - p) + p * factor)
+def move_odds(p: Tensor, log_factor: Tensor, complement: Tensor | None = None) -> Tensor:
+    """Return the probability whose odds are those of `p` times `exp(log_factor)`.
+
+    Args:
+        p: Probabilities.
+        log_factor: Logarithm of the factor.
+        complement: `1 - p` where that difference would cancel.
+    """
+    limit = 0.95 * math.log(torch.finfo(p.dtype).max)  # beyond it 0 * inf; half a side reaches any positive p
+    half = (log_factor / 2).clamp(-limit, limit)
+    up = p * half.exp()
+    down = (1 - p if complement is None else complement) * (-half).exp()
+    return up / (up + down)
 
 
 def _check_distribution(p: Tensor, *, values: bool) -> None:

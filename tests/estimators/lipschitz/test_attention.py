@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 
@@ -222,3 +223,28 @@ def test_other_mechanisms_and_shapes_raise():
         attention_bound(Attention(8, 2), torch.zeros(1, 3, 6))
     with pytest.raises(ValueError, match="radius"):
         attention_bound_ball(Attention(8, 2), torch.zeros(1, 3, 8), -1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("gap", "radius"), [(20.0, 1.0), (20.0, 3.0), (40.0, 3.0), (120.0, 9.0)])
+def test_ball_bound_holds_where_rows_round_to_one_hot(gap, radius, dtype):
+    layer = Attention(2, 1, qkv_bias=False).double().requires_grad_(False)
+    layer.qkv.weight.copy_(torch.eye(2).repeat(3, 1))
+    layer.out.weight.copy_(torch.eye(2))
+    x = (
+        math.sqrt(gap * math.sqrt(2)) * torch.eye(2, dtype=torch.float64)[None]
+    )  # scores of a row differ by `gap`
+    bound = attention_bound_ball(copy.deepcopy(layer).to(dtype), x.to(dtype), radius)
+    towards = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2
+    truth = true_norm(layer, x + radius * torch.linspace(0, 1, 101)[:, None, None] * towards)
+    assert bound >= truth.max()
+    assert bound >= attention_bound_ball(layer, x, radius) * (1 - 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [(torch.zeros(1, 0, 4), "token"), (torch.zeros(1, 3, 4, dtype=torch.float64), "dtype")],
+)
+def test_no_token_and_another_dtype_raise(x, message):
+    with pytest.raises(ValueError, match=message):
+        attention_bound(Attention(4, 2, qkv_bias=False), x)

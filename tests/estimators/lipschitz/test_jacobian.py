@@ -103,3 +103,40 @@ def test_bad_arguments_raise():
         jacobian_norm(lambda x: x, x[0])
     with pytest.raises(ValueError, match="f returned"):
         jacobian_norm(lambda x: x.sum(0), x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, 1e-30), (torch.float32, 1e-19), (torch.float32, 1e30), (torch.float64, 1e-300)],
+)
+def test_the_scale_of_the_map_changes_nothing(dtype, scale):
+    s = torch.linspace(0.5, 1, 64, dtype=dtype)
+    x = torch.zeros(1, 64, dtype=dtype)
+    one = leading_singular(lambda x: x * s, x)
+    scaled = leading_singular(lambda x: x * s * scale, x)
+    assert scaled.steps == one.steps
+    torch.testing.assert_close(scaled.norm / scale, one.norm, rtol=1e-4, atol=0)
+
+
+def test_a_product_that_is_not_finite_is_nan_and_spares_the_others():
+    factor = torch.tensor([[1.0], [float("nan")], [float("inf")]])
+    found = leading_singular(lambda x: factor * x, torch.zeros(3, 4))
+    torch.testing.assert_close(found.norm, torch.tensor([1.0, float("nan"), float("nan")]), equal_nan=True)
+    assert found.error[1:].isnan().all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_loose_tolerance_is_kept_on_slowly_falling_values(seed):
+    s = 0.95 ** torch.arange(400, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    norm = jacobian_norm(lambda x: x * s, torch.zeros(1, 400).double(), tol=1e-2, generator=generator)
+    assert 0.99 <= norm.item() <= 1 + 1e-12
+
+
+def test_one_number_a_sample_and_an_empty_batch():
+    x = torch.zeros(2, 9)
+    torch.testing.assert_close(jacobian_norm(lambda x: x.sum(dim=1), x), torch.full((2,), 3.0))
+    assert jacobian_norm(lambda x: 2 * x, x[:0]).shape == (0,)
+    for wrong in (x[:, :0], x.half()):
+        with pytest.raises(ValueError, match="x has shape"):
+            jacobian_norm(lambda x: x, wrong)

@@ -52,3 +52,9 @@ def test_bad_arguments_raise():
         margin_radius(torch.zeros(2, 1), 1.0)
     with pytest.raises(ValueError, match="lipschitz"):
         margin_radius(torch.zeros(2, 2), 0.0)
+    with pytest.raises(ValueError, match="model returned"):
+        logit_jacobian_norm(lambda x: x[:, :0], torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="dtype"):  # the constant would be cut to an integer
+        margin_radius(torch.tensor([[3, 1]]), 2.7)
+    with pytest.raises(ValueError, match="lipschitz has shape"):
+        margin_radius(torch.zeros(1, 2), torch.ones(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -58,13 +59,15 @@ def attention_bound_ball(
 
 
 def _ball(heads: Heads, r: float) -> Float[Tensor, "batch head"]:
+    # softmax rounds to 0 what a move of the scores may bring back
+    maps = heads.maps.clamp_min(torch.finfo(heads.maps.dtype).tiny)
     norm_qk = spectral_norm(heads.r_q @ heads.r_k.mT)
     from_query = (heads.k_centred @ heads.r_q.mT).norm(dim=-1).amax(dim=-1)[..., None]  # [batch, head, 1]
     from_keys = (heads.q @ heads.r_k.mT).norm(dim=-1)  # [batch, head, query]
     delta = (r * (from_query + from_keys) + r * r * norm_qk[:, None]) / heads.root_d
-    steepness = softmax_jacobian_bound_ball(heads.maps, delta, check=False).amax(dim=-1)
+    steepness = softmax_jacobian_bound_ball(maps, delta, check=False).amax(dim=-1)
 
-    norm_p = spectral_norm(move_odds(heads.maps, 2 * delta[..., None]))
+    norm_p = spectral_norm(move_odds(maps, 2 * delta[..., None]))
 
     drift = r * norm_qk / heads.root_d
     norm_v = heads.norm_v_centred + r * heads.norm_w_v

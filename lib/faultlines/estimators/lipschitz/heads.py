@@ -37,8 +37,12 @@ class Heads:
             name = type(getattr(layer, "mechanism", layer)).__name__
             raise ValueError(f"layer uses {name}; the bounds hold for Attention with SoftmaxMechanism only")
         dim = layer.qkv.in_features
-        if x.ndim != 3 or x.shape[-1] != dim:
-            raise ValueError(f"x has shape {tuple(x.shape)}; [batch, token, {dim}] is needed")
+        if x.ndim != 3 or x.shape[-1] != dim or x.shape[1] < 1:
+            raise ValueError(f"x has shape {tuple(x.shape)}; [batch, token >= 1, {dim}] is needed")
+        if x.dtype != layer.qkv.weight.dtype or x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"x has dtype {x.dtype}; that of the layer, {layer.qkv.weight.dtype}, as float32 or float64 is needed"
+            )
         self.x = x
         self.q, self.k, self.v = layer.project(x)
         _, self.maps, _ = layer.mechanism.explicit(self.q, self.k, self.v)

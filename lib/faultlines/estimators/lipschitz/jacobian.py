@@ -6,6 +6,7 @@ estimate is the best over the whole Krylov space instead of its last vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MIN_STEPS = 3  # before, the gap between the two largest values of a bidiagonal matrix means nothing
+MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
 
 Products = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
 
@@ -25,7 +26,8 @@ class LeadingSingular:
     Attributes:
         norm: Estimate of the spectral norm, `[batch]`; up to rounding never too large.
         direction: Unit input direction that attains it, in the shape of the input.
-        error: Estimated error of `norm`, `[batch]`, as a rule much too large.
+        error: Estimated error of `norm`, `[batch]`; no bound. As a rule it is much too large, but it is too
+            small where the start hardly touches the leading direction or the leading values crowd together.
         steps: Steps taken, each one product with $J$ and one with $J^\top$.
     """
 
@@ -51,14 +53,15 @@ def jacobian_norm(
     Args:
         f: Maps a batch to a batch; each output sample must depend on its own input sample only (no batch
             normalisation in training mode).
-        x: Where the Jacobian is taken. Its dtype is that of the computation; float32 reaches about 1e-5.
+        x: Where the Jacobian is taken. Its dtype, float32 or float64, is that of the computation; float32
+            reaches about 1e-5.
         steps: At most so many steps.
-        tol: Relative accuracy aimed at: stop when every sample's estimated error is below it. 0 takes all
-            steps.
+        tol: Relative accuracy aimed at: stop when every sample's estimated error is below it, after at least
+            twelve steps. 0 takes all steps.
         generator: Source of the random starting directions; seeded with 0 by default.
 
     Returns:
-        One norm a sample.
+        One norm a sample; NaN where a product with the Jacobian is not finite.
 
     Raises:
         ValueError: If an argument is out of range, or `f` does not map a batch to a batch of its size.
@@ -110,8 +113,11 @@ def leading_singular(
         raise ValueError(f"steps={steps} must be at least 1")
     if not tol >= 0:
         raise ValueError(f"tol={tol} must be at least 0")
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(f"x has shape {tuple(x.shape)} and dtype {x.dtype}; floating [batch, ...] is needed")
+    if x.ndim < 2 or 0 in x.shape[1:] or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and dtype {x.dtype}; float32 or float64 [batch, ...] with at least one "
+            "entry a sample is needed"
+        )
     if generator is None:
         generator = torch.Generator(x.device).manual_seed(0)
     start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
@@ -132,10 +138,11 @@ def _products(f: Callable[[Tensor], Tensor], x: Tensor) -> Products:
             f"f returned shape {tuple(out.shape)} for a batch of {x.shape[0]}; [batch, ...] is needed"
         )
     _, pushforward = torch.func.vjp(lambda u: pullback(u)[0], torch.zeros_like(out))
+    outputs = math.prod(out.shape[1:])
     return (
-        lambda v: pushforward(v.reshape(x.shape))[0].flatten(1),
+        lambda v: pushforward(v.reshape(x.shape))[0].reshape(len(x), outputs),
         lambda u: pullback(u.reshape(out.shape))[0].flatten(1),
-        out[0].numel(),
+        outputs,
     )
 
 
@@ -152,15 +159,17 @@ def _bidiagonalise(
     right, left = v[:, None], start.new_zeros(batch, 0, 1)  # bases [batch, k, n] and [batch, k, m]
     b = start.new_zeros(batch, steps, steps + 1)
     scale = start.new_zeros(batch)  # largest norm met: what is far below it is rounding
+    broken = start.isnan().any(dim=1)
     for k in range(steps):
         u = forward(right[:, k])
         u = _orthogonalise(u, left) if k else u
-        scale = torch.maximum(scale, u.norm(dim=1))
+        scale = torch.maximum(scale, _length(u))
         u, b[:, k, k] = _normalise(u, scale)
         left = torch.cat([left, u[:, None]], dim=1) if k else u[:, None]
         v = _orthogonalise(backward(u), right)
         v, beta = _normalise(v, scale)
         b[:, k, k + 1] = beta
+        broken = broken | u.isnan().any(dim=1) | v.isnan().any(dim=1)
         right = torch.cat([right, v[:, None]], dim=1)
         last = k + 1 == steps
         if last or k >= MIN_STEPS - 1:
@@ -169,16 +178,18 @@ def _bidiagonalise(
             if last or bool((error <= tol * sigma[:, 0]).all()):
                 break
     direction = torch.einsum("bk,bkn->bn", y[:, 0], right)
-    return LeadingSingular(sigma[:, 0], direction.reshape(shape), error, k + 1)
+    norm, error = (torch.where(broken, torch.nan, value) for value in (sigma[:, 0], error))
+    return LeadingSingular(norm, direction.reshape(shape), error, k + 1)
 
 
 def _ritz_error(b: Float[Tensor, "batch k k"], beta: Float[Tensor, " batch"]) -> Tensor:
     """Return the estimated distance of the norm of `b` from that of the Jacobian."""
     x, sigma, _ = torch.linalg.svd(b)
-    residual = beta * x[:, -1, 0].abs()
-    gap = (sigma[:, 0].square() - sigma[:, 1].square()) if b.shape[-1] > 1 else torch.zeros_like(residual)
-    quadratic = sigma[:, 0] * residual.square() / (2 * gap.clamp_min(torch.finfo(b.dtype).tiny))
-    return torch.minimum(residual, quadratic)
+    unit = torch.where(sigma[:, 0] > 0, sigma[:, 0], 1)  # squares of the values may over- or underflow
+    residual = beta / unit * x[:, -1, 0].abs()
+    gap = 1 - (sigma[:, 1] / unit).square() if b.shape[-1] > 1 else torch.zeros_like(residual)
+    quadratic = residual.square() / (2 * gap.clamp_min(torch.finfo(b.dtype).tiny))
+    return unit * torch.minimum(residual, quadratic)
 
 
 def _orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
@@ -188,9 +199,16 @@ def _orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"
     return w
 
 
+def _length(w: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
+    """Return Euclidean lengths whose squares neither over- nor underflow."""
+    largest = w.abs().amax(dim=1) if w.shape[1] else w.new_zeros(len(w))
+    largest = torch.where(largest > 0, largest, 1)
+    return largest * (w / largest[:, None]).norm(dim=1)
+
+
 def _normalise(w: Float[Tensor, "batch n"], scale: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
     """Return unit vectors and lengths; rounding next to `scale` becomes zero, so that the span ends there."""
-    length = w.norm(dim=1)
+    length = _length(w)
     length = torch.where(length > 16 * torch.finfo(w.dtype).eps * scale, length, 0)
     unit = w / torch.where(length > 0, length, 1)[:, None]
     return unit * (length > 0)[:, None], length

@@ -38,7 +38,7 @@ def logit_jacobian_norm(
         True
     """
     logits, pullback = torch.func.vjp(model, x.detach())
-    if logits.ndim != 2 or len(logits) != len(x):
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 1:
         raise ValueError(
             f"model returned shape {tuple(logits.shape)} for a batch of {len(x)}; [batch, classes] is needed"
         )
@@ -64,16 +64,24 @@ def margin_radius(
         One radius a sample, in the units of the input.
 
     Raises:
-        ValueError: If there are fewer than two classes or a constant is not positive.
+        ValueError: If there are fewer than two classes, logits are no floating numbers, or `lipschitz` is not
+            positive or not one number or one a sample.
 
     Example:
         >>> import torch
         >>> margin_radius(torch.tensor([[3.0, 1.0, 0.0]]), 2.0)
         tensor([0.7071])
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits has shape {tuple(logits.shape)}; [batch, classes >= 2] is needed")
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; floating [batch, classes >= 2] is "
+            "needed"
+        )
     constant = torch.as_tensor(lipschitz, dtype=logits.dtype, device=logits.device)
+    if constant.shape not in ((), (len(logits),)):
+        raise ValueError(
+            f"lipschitz has shape {tuple(constant.shape)}; one number or [{len(logits)}] is needed"
+        )
     if not bool((constant > 0).all()):
         raise ValueError(f"lipschitz={constant.min().item()} must be positive")
     top = logits.topk(2, dim=1).values
