@@ -88,9 +88,14 @@ def stage_book(project: Project, destination: Path) -> list[str]:
             lay(str(path.relative_to(project.root)), path.read_bytes())
     board = read_board(project, runs)
     lay("_generated/scoreboard.md", board.myst().encode())
-    reference = project.build / "reference"
-    shutil.rmtree(reference, ignore_errors=True)
-    write_reference(reference)
+    reference, mark = project.build / "reference", project.build / "reference.stamp"
+    written_for = _seal(project.library)
+    if not (reference.is_dir() and mark.is_file() and mark.read_text() == written_for):
+        # it imports every module, torch and all: seconds that an unchanged library need not cost
+        mark.unlink(missing_ok=True)
+        shutil.rmtree(reference, ignore_errors=True)
+        write_reference(reference)
+        write_atomic(mark, written_for)
     for path in _files(reference):
         lay(f"library/{path.relative_to(reference)}", path.read_bytes())
     pages = toc_pages(project)
