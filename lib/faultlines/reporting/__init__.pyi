@@ -1,3 +1,7 @@
+from .accuracy_curve import AccuracyCurve as AccuracyCurve
+from .accuracy_curve import accuracy_curve as accuracy_curve
+from .attack_success import AttackSuccess as AttackSuccess
+from .attack_success import attack_success as attack_success
 from .correlation import rank_correlation as rank_correlation
 from .figures import PALETTE as PALETTE
 from .figures import figure as figure
