@@ -52,6 +52,10 @@ class Row:
         low: Lower end of the interval.
         high: Upper end.
         n: Units the interval rests on.
+        method: How the interval was made, in words.
+        confidence: Its coverage; 1 where the two ends are extremes of all cases.
+        direction: See `Claim`.
+        threshold: See `Claim`.
         verdict: The verdict.
         cost_s: Seconds of computing charged to the claim.
         figure: Label of the figure that shows it.
@@ -67,6 +71,10 @@ class Row:
     low: float | None
     high: float | None
     n: int
+    method: str
+    confidence: float | None
+    direction: Direction
+    threshold: float
     verdict: Verdict
     cost_s: float
     figure: str
@@ -162,8 +170,9 @@ class Ledger:
         row = Row(
             claim=id, statement=claim.statement, paper=claim.paper, test=claim.test,
             ours=f"{interval:{spec}}", estimate=float(interval.estimate), low=float(interval.low),
-            high=float(interval.high), n=int(interval.n), verdict=verdict,
-            cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
+            high=float(interval.high), n=int(interval.n), method=interval.method,
+            confidence=float(interval.confidence), direction=claim.direction, threshold=claim.threshold,
+            verdict=verdict, cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
         )  # fmt: skip
         self._enter(row)
         return verdict
@@ -177,7 +186,8 @@ class Ledger:
         claim = self._stated(id)
         row = Row(
             claim=id, statement=claim.statement, paper=claim.paper, test=claim.test, ours="", estimate=None,
-            low=None, high=None, n=0, verdict="not run", cost_s=0.0, figure="", note=why,
+            low=None, high=None, n=0, method="", confidence=None, direction=claim.direction,
+            threshold=claim.threshold, verdict="not run", cost_s=0.0, figure="", note=why,
         )  # fmt: skip
         self._enter(row)
         return row.verdict

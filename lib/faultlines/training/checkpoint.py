@@ -1,8 +1,16 @@
-"""Checkpoints of a training run: written beside and renamed, read without unpickling code."""
+"""Checkpoints of a training run: written beside and renamed, read without unpickling code.
+
+Where the environment variable `FAULTLINES_CHECKPOINTS` names a folder, every training run without a file of its
+own keeps one there, under a name made of all that makes two runs the same. That is how a notebook that is ended
+in the middle and started again goes on from the training it had done, and no chapter has to know.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +21,23 @@ from torch import Tensor, nn
 from faultlines.training.batches import Augment
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.settings import Settings
+
+FOLDER = "FAULTLINES_CHECKPOINTS"
+
+
+def wanted() -> bool:
+    """Whether the environment asks every training run for a checkpoint."""
+    return bool(os.environ.get(FOLDER))
+
+
+def automatic(
+    run: dict[str, str], models: Sequence[nn.Module], validation: tuple[Tensor, Tensor] | None = None
+) -> Path:
+    """Return the file in the folder of `FAULTLINES_CHECKPOINTS` that belongs to a run from these weights."""
+    values = [value for model in models for value in model.state_dict().values()]
+    content = [run, *map(_digest, [*values, *(validation or ())])]
+    name = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return Path(os.environ[FOLDER]) / f"{name}.pt"
 
 
 def identity(

@@ -118,13 +118,15 @@ def fit(
     history = History()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout draws from the global generator
-        if checkpoint is not None:
-            checkpoint = Path(checkpoint)
+        # a callback may keep a record of its own, which a checkpoint does not hold
+        if checkpoint is not None or (checkpoints.wanted() and not callbacks):
             run = checkpoints.identity(model, x, y, settings, objective, seed, augment)
+            own = None if checkpoint is None else Path(checkpoint)
+            checkpoint = own or checkpoints.automatic(run, [model], validation)
             state = checkpoints.load(checkpoint, run)
             if state is not None:
                 history = _restore(state, model, stepper, batches, device)
-        start = time.perf_counter()
+        start = time.perf_counter() - history.seconds
         done = len(history.loss)
         with EpochsBar(epochs, done=done, progress=progress) as bar:
             for epoch in range(done, epochs):
@@ -147,11 +149,11 @@ def fit(
                 for callback in callbacks:
                     callback(model, history)
                 bar.update(history)
+                history.seconds = time.perf_counter() - start
                 if checkpoint is not None and ((epoch + 1) % checkpoint_every == 0 or epoch + 1 == epochs):
                     checkpoints.save(
                         checkpoint, {"run": run, **_state(model, stepper, batches, history, device)}
                     )
-        history.seconds = time.perf_counter() - start
     model.eval()
     return history
 

@@ -18,7 +18,7 @@ class History:
         terms: The objective's terms by name.
         validation_loss: Cross-entropy on the validation set, where one was given.
         validation_accuracy: Accuracy there, in [0, 1].
-        seconds: Wall time of the epochs that this call ran.
+        seconds: Wall time of all epochs, those before an interruption included.
     """
 
     loss: list[float] = field(default_factory=list)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches
 from faultlines.training.history import EpochMean, History
 from faultlines.training.objectives.objective import Objective
@@ -54,6 +55,9 @@ def fit_together(
         FloatingPointError: If a member's loss is not finite.
     """
     shared = members[0].settings
+    kept = _Kept(members, x, y, augment) if checkpoints.wanted() else None
+    if kept is not None and (histories := kept.restore()) is not None:
+        return histories
     stack = Stack([member.model.train() for member in members])
     options = {"dtype": stack.flat.dtype, "device": stack.flat.device}
     numbers = {
@@ -111,7 +115,37 @@ def fit_together(
     seconds = time.perf_counter() - start
     for history in histories:
         history.seconds = seconds / len(histories)
+    if kept is not None:
+        kept.save(histories)
     return histories
+
+
+class _Kept:
+    """The file that holds the trained members once they are trained, so that a run started again has them."""
+
+    def __init__(self, members: Sequence[Member], x: Tensor, y: Tensor, augment: Augment | None) -> None:
+        first, self.models = members[0], [member.model for member in members]
+        self.run = checkpoints.identity(
+            first.model, x, y, first.settings, first.objective, first.seed, augment
+        )
+        self.run["members"] = repr([(m.objective, m.settings, m.seed) for m in members])
+        self.path = checkpoints.automatic(self.run, self.models)
+
+    def restore(self) -> list[History] | None:
+        """Put the trained weights into the members and return their histories, or None where there are none."""
+        state = checkpoints.load(self.path, self.run)
+        if state is None:
+            return None
+        for model, weights in zip(self.models, state["models"], strict=True):
+            model.load_state_dict(weights)
+            model.eval()
+        return [History(**history) for history in state["histories"]]
+
+    def save(self, histories: list[History]) -> None:
+        """Write the trained members."""
+        models = [model.state_dict() for model in self.models]
+        told = [asdict(history) for history in histories]
+        checkpoints.save(self.path, {"run": self.run, "models": models, "histories": told})
 
 
 def _check_finite(
