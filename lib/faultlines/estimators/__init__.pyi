@@ -12,6 +12,7 @@ from .alignment.sensitivity import combined_norm as combined_norm
 from .alignment.sensitivity import sensitivity_ratio as sensitivity_ratio
 from .alignment.sensitivity import sensitivity_terms as sensitivity_terms
 from .alignment.sensitivity import sensitivity_threshold as sensitivity_threshold
+from .attribution.attribute import attribute as attribute
 from .influence.kernel import first_order_influence as first_order_influence
 from .influence.kernel import loo_influence as loo_influence
 from .influence.kernel import representer_influence as representer_influence
