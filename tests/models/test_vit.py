@@ -83,7 +83,7 @@ def test_same_seed_same_weights_and_state_survives_a_round_trip(x):
     [
         ({"patch_size": 3}, "patch_size=3"),
         ({"patch_size": 0}, "patch_size=0"),
-        ({"attention": "linear"}, "attention='linear'"),
+        ({"attention": "gauss"}, "attention='gauss'"),
         ({"pool": "max"}, "pool='max'"),
         ({"heads": 3}, "heads=3"),
         ({"fused": "yes"}, "fused='yes'"),

@@ -11,6 +11,9 @@ from .clip.two_tower import ZeroShot as ZeroShot
 from .clip.two_tower import contrastive_loss as contrastive_loss
 from .differential import DifferentialAttention as DifferentialAttention
 from .differential import lambda_init_schedule as lambda_init_schedule
+from .kernel_attention import LinearAttention as LinearAttention
+from .kernel_attention import RBFAttention as RBFAttention
+from .kernel_attention import SigmoidAttention as SigmoidAttention
 from .linearized import QKV as QKV
 from .linearized import Representation as Representation
 from .linearized import linear_attention as linear_attention

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from faultlines.models.attention import Attention, Mechanism, SoftmaxMechanism
 from faultlines.models.differential import DifferentialAttention
+from faultlines.models.kernel_attention import LinearAttention, RBFAttention, SigmoidAttention
 
 
 def _softmax(heads: int, head_dim: int, *, layer: int, bias: Tensor | None = None) -> SoftmaxMechanism:
@@ -19,6 +20,9 @@ def _softmax(heads: int, head_dim: int, *, layer: int, bias: Tensor | None = Non
 MECHANISMS: dict[str, Callable[..., Mechanism]] = {
     "softmax": _softmax,
     "differential": DifferentialAttention,
+    "rbf": RBFAttention,
+    "linear": LinearAttention,
+    "sigmoid": SigmoidAttention,
 }
 
 
@@ -46,8 +50,8 @@ def plug(
     Args:
         blocks: Blocks with an `Attention` layer `attention`.
         attention: One of `MECHANISMS`.
-        options: Keyword arguments of the mechanism, the same for every layer; for `"differential"` see
-            `DifferentialAttention`.
+        options: Keyword arguments of the mechanism, the same for every layer; see `DifferentialAttention`,
+            `RBFAttention`, `LinearAttention` and `SigmoidAttention`.
         bias: What is added to the scores; see the mechanism.
 
     Raises:

@@ -44,9 +44,10 @@ class ViT(nn.Module):
         depth: Number of blocks.
         heads: Attention heads a block; must divide `dim`.
         mlp_ratio: Hidden width of the MLP over `dim`; 0 leaves the MLP out.
-        attention: Name of the mechanism, `"softmax"` or `"differential"`. Under the same seed all weights that
-            both have are the same.
-        attention_options: What the mechanism is made with; for `"differential"` see `DifferentialAttention`.
+        attention: Name of the mechanism: `"softmax"`, `"differential"`, `"rbf"`, `"linear"` or `"sigmoid"`. Under
+            the same seed all weights that two of them have are the same.
+        attention_options: What the mechanism is made with; see `DifferentialAttention`, `RBFAttention`,
+            `LinearAttention` and `SigmoidAttention`.
         pool: `"cls"` reads a class token, `"mean"` averages all tokens.
         qkv_bias: Whether the query, key and value projections have a bias.
         qk_gain: Factor on the initial query and key weights; 3 gives peaked maps from the start.

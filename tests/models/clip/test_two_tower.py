@@ -96,7 +96,7 @@ def test_tokenizer():
     ("make", "words"),
     [
         (lambda: clip(towers=("audio",)), "towers="),
-        (lambda: clip("linear"), "attention='linear'"),
+        (lambda: clip("gauss"), "attention='gauss'"),
         (lambda: clip()(torch.rand(1, 3, 8, 9), torch.zeros(1, 5).long()), "this model takes"),
         (lambda: clip().text(torch.zeros(1, 4).long()), r"\[batch, 5\]"),
         (lambda: contrastive_loss(torch.zeros(2, 3)), "as many images"),
