@@ -1,0 +1,12 @@
+from .benchmark import SpuriousBenchmark as SpuriousBenchmark
+from .benchmark import spurious_benchmark as spurious_benchmark
+from .grouped import GroupedImages as GroupedImages
+from .render import render_groups as render_groups
+from .structure import BENCHMARKS as BENCHMARKS
+from .structure import CLASSES as CLASSES
+from .structure import LOCATIONS as LOCATIONS
+from .structure import Cell as Cell
+from .structure import Structure as Structure
+from .structure import benchmark_cells as benchmark_cells
+from .structure import m2m_cells as m2m_cells
+from .structure import o2o_cells as o2o_cells
