@@ -25,6 +25,7 @@ from .profile import steepness_profile as steepness_profile
 from .profile import survives as survives
 from .schedule import learning_rate as learning_rate
 from .settings import Settings as Settings
+from .stop import training_loss as training_loss
 from .two_layer import descend as descend
 from .two_layer import fit_adam as fit_adam
 from .two_layer import fit_adversarial as fit_adversarial

@@ -114,14 +114,14 @@ def fit_ensemble(
         vectorize: `"always"` trains at once, `"never"` one after the other, `"auto"` what `pays` says.
         progress: A bar; by default only in a terminal.
         **settings: Of `Settings`: `epochs`, `batch_size`, `lr`, `optimizer`, `weight_decay`, `momentum`,
-            `warmup`, `schedule`, `grad_clip`.
+            `warmup`, `schedule`, `grad_clip`, `stop_at_loss`, `stop_every`.
 
     Returns:
         The trained networks by arm, in evaluation mode, and their histories.
 
     Raises:
         ValueError: If there is no seed or no arm, a seed is given twice, a setting or the data do not fit, or
-            `vectorize="always"` meets a network with dropout or batch statistics.
+            `vectorize="always"` meets a stop rule, or a network with dropout or batch statistics.
         FloatingPointError: If a member's loss is not finite; the message names it.
 
     Example:
@@ -140,7 +140,7 @@ def fit_ensemble(
     initial = {seed: seeded(make_model, seed).to(x.device) for seed in seeds}
     first = initial[seeds[0]]
     check_data(first, x, y, common.batch_size)
-    obstacle = _obstacle(first)
+    obstacle = _obstacle(first, common)
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
     at_once = vectorize == "always" or (
@@ -213,7 +213,9 @@ def pays(members: int, model: nn.Module, device: torch.device) -> bool:
     return device.type == "cpu" and members >= 5 and size <= 50_000
 
 
-def _obstacle(model: nn.Module) -> str | None:
+def _obstacle(model: nn.Module, settings: Settings) -> str | None:
+    if settings.stop_at_loss is not None:
+        return "members that each stop at a step of their own"
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
             return f"the running statistics of {name}"

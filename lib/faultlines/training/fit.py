@@ -22,6 +22,7 @@ from faultlines.training.optimizer import build_optimizer
 from faultlines.training.progress import EpochsBar
 from faultlines.training.schedule import learning_rate
 from faultlines.training.settings import Optimizer, Schedule, Settings, check_data
+from faultlines.training.stop import StopRule
 
 Callback = Callable[[nn.Module, History], None]
 
@@ -40,6 +41,8 @@ def fit(
     warmup: float = 0.1,
     schedule: Schedule = "cosine",
     grad_clip: float | None = 1.0,
+    stop_at_loss: float | None = None,
+    stop_every: int | None = None,
     objective: Objective | None = None,
     seed: int = 0,
     validation: tuple[Tensor, Tensor] | None = None,
@@ -68,6 +71,11 @@ def fit(
         warmup: Share of all steps in which the learning rate rises.
         schedule: `"cosine"`, `"constant"` or `"onecycle"`; see `learning_rate`.
         grad_clip: Largest norm of the whole gradient, or None.
+        stop_at_loss: End early, once the cross-entropy of the training set, in evaluation mode and without
+            augmentation, is at most this. Whether it was, `History.stopped_at` says: it is None where all `epochs`
+            went by without.
+        stop_every: Steps between two looks at that loss; each costs a forward pass over `x`. None looks after
+            every epoch.
         objective: What is minimised; cross-entropy by default.
         seed: Seed of everything random in the loop.
         validation: `(x, y)` to be scored after every epoch.
@@ -101,6 +109,8 @@ def fit(
         warmup=warmup,
         schedule=schedule,
         grad_clip=grad_clip,
+        stop_at_loss=stop_at_loss,
+        stop_every=stop_every,
     )
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1")
@@ -115,6 +125,7 @@ def fit(
     batches = Batches(x, y, batch_size=batch_size, seed=seed, augment=augment)
     steps = epochs * len(batches)
     stepper = build_optimizer(model, settings)
+    stop = StopRule(settings, x, y, len(batches))
     history = History()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout draws from the global generator
@@ -130,6 +141,8 @@ def fit(
         done = len(history.loss)
         with EpochsBar(epochs, done=done, progress=progress) as bar:
             for epoch in range(done, epochs):
+                if history.stopped_at is not None:
+                    break
                 model.train()
                 mean = EpochMean()
                 for step, (xb, yb) in enumerate(batches.epoch(), start=epoch * len(batches)):
@@ -138,6 +151,8 @@ def fit(
                     mean.add(loss, terms, len(xb))
                     if device.type == "cpu" and not math.isfinite(loss.item()):
                         raise FloatingPointError(_not_finite(loss, step, steps, rate, objective))
+                    if stop.met(model, history, step + 1):
+                        break
                 loss, terms = mean.read()
                 # an accelerator is asked here, once an epoch: asking at every step would make it wait
                 if not math.isfinite(loss.item()):
@@ -150,7 +165,8 @@ def fit(
                     callback(model, history)
                 bar.update(history)
                 history.seconds = time.perf_counter() - start
-                if checkpoint is not None and ((epoch + 1) % checkpoint_every == 0 or epoch + 1 == epochs):
+                last = epoch + 1 == epochs or history.stopped_at is not None
+                if checkpoint is not None and ((epoch + 1) % checkpoint_every == 0 or last):
                     checkpoints.save(
                         checkpoint, {"run": run, **_state(model, stepper, batches, history, device)}
                     )

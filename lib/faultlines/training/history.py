@@ -18,6 +18,9 @@ class History:
         terms: The objective's terms by name.
         validation_loss: Cross-entropy on the validation set, where one was given.
         validation_accuracy: Accuracy there, in [0, 1].
+        training_loss: Cross-entropy of the whole training set at each look of the stop rule, where there is one.
+        training_step: Steps taken before each of these looks.
+        stopped_at: Steps taken when the stop rule was met; None where it was not met, or there is none.
         seconds: Wall time of all epochs, those before an interruption included.
     """
 
@@ -26,6 +29,9 @@ class History:
     terms: dict[str, list[float]] = field(default_factory=dict)
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
+    training_loss: list[float] = field(default_factory=list)
+    training_step: list[int] = field(default_factory=list)
+    stopped_at: int | None = None
     seconds: float = 0.0
 
     def add(self, loss: float, lr: float, terms: dict[str, float]) -> None:

@@ -28,6 +28,9 @@ class Settings:
         schedule: `"cosine"` to zero, `"constant"`, or `"onecycle"` (rises from 1/25 and falls to nothing,
             both along a cosine).
         grad_clip: Largest norm of the whole gradient, or None.
+        stop_at_loss: End before `epochs` once the cross-entropy of the training set is at most this; see
+            `training_loss`. None trains all epochs.
+        stop_every: Steps between two looks at that loss; None looks after every epoch.
 
     Raises:
         ValueError: If a value is out of range, named with what is allowed.
@@ -42,6 +45,8 @@ class Settings:
     warmup: float = 0.1
     schedule: Schedule = "cosine"
     grad_clip: float | None = 1.0
+    stop_at_loss: float | None = None
+    stop_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -57,6 +62,17 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1)")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip!r} must be positive, or None")
+        if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
+            raise ValueError(f"stop_at_loss={self.stop_at_loss!r} must be a positive number, or None")
+        if self.stop_every is not None:
+            if (
+                isinstance(self.stop_every, bool)
+                or not isinstance(self.stop_every, int)
+                or self.stop_every < 1
+            ):
+                raise ValueError(f"stop_every={self.stop_every!r} must be an integer of at least 1, or None")
+            if self.stop_at_loss is None:
+                raise ValueError(f"stop_every={self.stop_every!r} needs stop_at_loss, which is None")
         for name, allowed in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
