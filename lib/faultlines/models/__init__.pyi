@@ -9,6 +9,7 @@ from .clip.tokenizer import WordTokenizer as WordTokenizer
 from .clip.two_tower import CLIP as CLIP
 from .clip.two_tower import ZeroShot as ZeroShot
 from .clip.two_tower import contrastive_loss as contrastive_loss
+from .cnn import CNN as CNN
 from .differential import DifferentialAttention as DifferentialAttention
 from .differential import lambda_init_schedule as lambda_init_schedule
 from .kernel_attention import LinearAttention as LinearAttention
@@ -22,6 +23,7 @@ from .linearized import random_qkv as random_qkv
 from .linearized import softmax_attention as softmax_attention
 from .linearized import stacked_attention as stacked_attention
 from .linearized import unit_rows as unit_rows
+from .mlp import MLP as MLP
 from .patterns import PATTERNS as PATTERNS
 from .patterns import score_pattern as score_pattern
 from .random_heads import random_layer as random_layer
@@ -29,6 +31,7 @@ from .random_heads import random_tokens as random_tokens
 from .recorder import LayerRecord as LayerRecord
 from .recorder import Tape as Tape
 from .recorder import record as record
+from .small_cnn import SmallCNN as SmallCNN
 from .two_layer import KernelExpansion as KernelExpansion
 from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer
 from .two_layer import TwoLayerReLU as TwoLayerReLU
