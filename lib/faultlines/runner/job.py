@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,36 +22,16 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from pydantic import BaseModel
 
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
+from faultlines.runner.record import Report, recorded
 from faultlines.runner.store import number_cells, write_notebook
+from faultlines.runner.submission import Job, changed_since, code_of
 from faultlines.runner.task import Task
-
-Report = Callable[[dict[str, Any]], None]
-
-
-class Job(BaseModel):
-    """Everything that a job needs to know, plain enough to travel as JSON.
-
-    Attributes:
-        root: The checkout.
-        chapter: Name of the chapter.
-        run: Run group.
-        overrides: Parameters given on the command line, as text.
-        parameters: All parameters, resolved and checked.
-        timeout_s: Longest time that one cell may take; None for no limit.
-    """
-
-    root: Path
-    chapter: str
-    run: str
-    overrides: dict[str, str]
-    parameters: dict[str, Any]
-    timeout_s: int | None = None
+from faultlines.runner.trained import forget, take_up
 
 
 @dataclass
@@ -81,6 +60,12 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     task = Task(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
     partial = task.partial(project)
     chapter_hash, modules = task.chapter.code_hash, library_hashes(project.library)
+    report = recorded(report, project, task)
+    if moved := changed_since(job.code, code_of(task, modules)):
+        where = {"error": "CodeChanged", "message": f"{', '.join(moved)} changed since the job was submitted"}
+        report({"event": "failed", **where})
+        return False
+    resumed = take_up(project, task, modules)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     cells = Cells()
     report({"event": "start", "cells": task.chapter.size})
@@ -109,6 +94,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
         wall_s=round(time.monotonic() - clock, 1),
         commit=commit_of(project.root),
         kernel=kernel,
+        resumed=resumed,
     )
     notebook.cells.pop()  # the epilogue
     ledger = [row for rows in take(notebook, LEDGER_MIME) for row in rows]
@@ -117,6 +103,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     notebook.metadata[KEY]["ledger"] = ledger
     write_notebook(notebook, task.working(project))
     task.failed(project).unlink(missing_ok=True)
+    forget(project, task)
     report({"event": "done", "wall_s": record.wall_s})
     return True
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from faultlines.runner.job import Job
 from faultlines.runner.project import Project
+from faultlines.runner.submission import Job
 from faultlines.runner.task import Task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

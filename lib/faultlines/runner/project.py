@@ -67,6 +67,14 @@ class Project:
         """Return where a notebook stands while it executes."""
         return self.build / "runs" / label / "partial" / f"{chapter}.ipynb"
 
+    def job(self, label: str, chapter: str) -> Path:
+        """Return where a job says how far it is."""
+        return self.build / "jobs" / label / f"{chapter}.json"
+
+    def trained(self, label: str, chapter: str) -> Path:
+        """Return the folder in which an unfinished job keeps its trainings."""
+        return self.build / "checkpoints" / label / chapter
+
     def published(self, run: str, chapter: str) -> Path:
         """Return where the committed result of a run stands."""
         if run == "default":

@@ -44,6 +44,8 @@ class Provenance(BaseModel):
         wall_s: Wall time in seconds.
         commit: Git commit of the checkout, with `+` where tracked files differed from it.
         kernel: What the kernel said of itself: Python, packages, device, threads, peak memory.
+        resumed: Whether it went on from trainings of an execution that was ended, so that its times are of the
+            rest only.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,6 +61,7 @@ class Provenance(BaseModel):
     wall_s: FiniteFloat
     commit: str
     kernel: dict[str, Any]
+    resumed: bool = False
 
     @field_validator("started")
     @classmethod

@@ -1,0 +1,45 @@
+"""What is handed to a job, and whether the code is still the one it was submitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from faultlines.runner.task import Task
+
+
+class Job(BaseModel):
+    """Everything that a job needs to know, plain enough to travel as JSON.
+
+    Attributes:
+        root: The checkout.
+        chapter: Name of the chapter.
+        run: Run group.
+        overrides: Parameters given on the command line, as text.
+        parameters: All parameters, resolved and checked.
+        timeout_s: Longest time that one cell may take; None for no limit.
+        code: Code hash of every library module, and of the chapter under its name, when the job was submitted.
+    """
+
+    root: Path
+    chapter: str
+    run: str
+    overrides: dict[str, str]
+    parameters: dict[str, Any]
+    timeout_s: int | None = None
+    code: dict[str, str] | None = None
+
+
+def code_of(task: Task, modules: Mapping[str, str]) -> dict[str, str]:
+    """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
+    return {**modules, f"chapter {task.chapter.name}": task.chapter.code_hash}
+
+
+def changed_since(submitted: Mapping[str, str] | None, found: Mapping[str, str]) -> list[str]:
+    """Return the names whose code differs between submission and start; none where nothing was submitted."""
+    if submitted is None:
+        return []
+    return sorted(name for name in submitted.keys() | found.keys() if submitted.get(name) != found.get(name))

@@ -1,0 +1,29 @@
+"""The folder in which an unfinished job keeps its trainings; see `faultlines.training.checkpoint`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+
+from faultlines.runner.hashing import digest
+from faultlines.runner.project import Project
+from faultlines.runner.submission import code_of
+from faultlines.runner.task import Task
+
+
+def take_up(project: Project, task: Task, modules: Mapping[str, str]) -> bool:
+    """Name the folder for trainings, and return whether an execution of the same code left some there."""
+    parent = project.trained(task.label, task.chapter.name)
+    code = digest(json.dumps(code_of(task, modules), sort_keys=True))
+    for other in parent.glob("*"):
+        if other.name != code:
+            shutil.rmtree(other, ignore_errors=True)
+    os.environ["FAULTLINES_CHECKPOINTS"] = str(parent / code)
+    return any((parent / code).glob("*"))
+
+
+def forget(project: Project, task: Task) -> None:
+    """Delete the trainings of a job that is done."""
+    shutil.rmtree(project.trained(task.label, task.chapter.name), ignore_errors=True)
