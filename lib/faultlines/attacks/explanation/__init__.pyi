@@ -1,0 +1,12 @@
+from .attack import ExplanationAttack as ExplanationAttack
+from .correlation import Cosine as Cosine
+from .correlation import Spearman as Spearman
+from .criteria import Criterion as Criterion
+from .criteria import MassCentre as MassCentre
+from .criteria import TargetMap as TargetMap
+from .criteria import TopK as TopK
+from .noise import ExplanationNoise as ExplanationNoise
+from .pgd import ExplanationPGD as ExplanationPGD
+from .result import ExplanationResult as ExplanationResult
+from .surrogate import count_relu as count_relu
+from .surrogate import softplus_surrogate as softplus_surrogate

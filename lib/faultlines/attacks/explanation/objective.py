@@ -1,0 +1,149 @@
+"""The plug of the loop: raise a criterion of the map while the prediction stays."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from faultlines.attacks.explanation.criteria import Criterion
+from faultlines.attacks.explanation.observation import Explain, observe
+from faultlines.attacks.explanation.surrogate import Model, count_relu, softplus_surrogate
+from faultlines.attacks.targets import checked_logits
+
+
+class ChangedExplanation:
+    """Raise a criterion of the map; reached where the prediction is still that of the clean sample.
+
+    What is ascended is the criterion's loss, on the surrogate if there is one; the value by which the loop picks the
+    worst point is minus the criterion's score, on the model as it is, minus the penalty.
+
+    Args:
+        model: Maps samples to logits.
+        explain: Maps model, samples and classes to maps, differentiably.
+        criterion: What to do to the map.
+        x: Clean samples.
+        y: The classes explained.
+        reject: Whether points of another prediction count for nothing.
+        penalty: Weight of the squared change of the class probabilities.
+        beta: Sharpness of the softplus that stands in for ReLU in the gradient; None for no surrogate.
+        climbs: Whether the search follows a gradient, which the map then has to have.
+
+    Raises:
+        ValueError: If logits or maps are not as stated or not finite, or the map is piecewise constant (or carries no
+            graph) and no surrogate is asked for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        explain: Explain,
+        criterion: Criterion,
+        x: Float[Tensor, batch * dims],
+        y: Int64[Tensor, " batch"],
+        *,
+        reject: bool,
+        penalty: float,
+        beta: float | None,
+        climbs: bool,
+    ) -> None:
+        self.model, self.explain, self.criterion, self.x, self.y = model, explain, criterion, x, y
+        self.reject, self.penalty = reject, penalty
+        self.probabilities = checked_logits(model, x, y).softmax(dim=1)
+        relu = count_relu(model, x[:1])
+        self.beta = beta if relu else None
+        z = x.detach().requires_grad_()
+        _, maps = observe(model, explain, z, y)
+        if not maps.isfinite().all():
+            bad = (~maps.flatten(1).isfinite().all(dim=1)).nonzero().flatten()[:5].tolist()
+            raise ValueError(f"explain returned maps that are not finite for samples {bad}")
+        if climbs:
+            self._check_derivative(z, maps, smooth=not relu or beta is not None)
+        self.clean = maps.detach()
+        self.reference = criterion.reference(self.clean)
+        self.visits = torch.zeros(len(x), device=x.device)
+        self.stays = torch.zeros_like(self.visits)
+
+    @property
+    def surrogate(self) -> str | None:
+        """What stands in for the model in the gradient."""
+        return None if self.beta is None else f"softplus(beta={self.beta:g}) for ReLU"
+
+    def kept(self, logits: Tensor, index: Tensor) -> Bool[Tensor, " active"]:
+        """Return whether the prediction is the clean one; what is not finite is no prediction."""
+        predicted = self.probabilities[index].argmax(dim=1)
+        return (logits.argmax(dim=1) == predicted) & logits.isfinite().all(dim=1)
+
+    def __call__(
+        self, z: Float[Tensor, active * dims], index: Int64[Tensor, " active"]
+    ) -> tuple[Float[Tensor, " active"], Bool[Tensor, " active"]]:
+        """Return the value of each point, with the gradient of the loss, and whether the point may be taken."""
+        allowed = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        if z is self.x:
+            return -self.criterion.score(self.clean, self.reference), allowed
+        reference, climbs = self.reference[index], torch.is_grad_enabled()
+        logits, maps = observe(
+            self.model, self.explain, z if self.beta is None else z.detach(), self.y[index]
+        )
+        kept = self.kept(logits, index)
+        self.visits[index] += 1
+        self.stays[index] += kept
+        value = -self.criterion.score(maps.detach(), reference)
+        if self.penalty:
+            value = value - self.penalty * self._change(logits.detach(), index)
+        if self.reject:
+            allowed = kept
+        if not climbs:
+            return value, allowed
+        if self.beta is not None:
+            with softplus_surrogate(self.model, self.beta) as smooth:
+                logits, maps = observe(smooth, self.explain, z, self.y[index])
+        loss = self.criterion.loss(maps, reference)
+        if self.penalty:
+            loss = loss - self.penalty * self._change(logits, index)
+        return value + (loss - loss.detach()), allowed
+
+    def _change(self, logits: Tensor, index: Tensor) -> Float[Tensor, " active"]:
+        return (logits.softmax(dim=1) - self.probabilities[index]).square().sum(dim=1)
+
+    def _check_derivative(self, z: Tensor, maps: Tensor, *, smooth: bool) -> None:
+        """Check that the maps depend on `z` in a way that an attack can follow."""
+        if not maps.requires_grad:
+            if self._input_gradient(z).requires_grad:
+                raise ValueError(
+                    "explain returned maps that carry no graph; let it differentiate with create_graph=True"
+                )
+            return
+        if smooth or not maps.any():
+            return
+        if not derivative(maps, z).any():
+            raise ValueError(
+                "surrogate_beta=None, and the explanation is piecewise constant: the input gradient of a ReLU network "
+                "has no slope to follow; give surrogate_beta (10 to 100, say) to attack through softplus"
+            )
+        gradient = self._input_gradient(z)
+        if not gradient.requires_grad or not derivative(gradient, z).any():
+            warnings.warn(
+                "surrogate_beta=None, and the model's input gradient is piecewise constant (ReLU): the attack follows "
+                "only what else the explanation depends on, and is weaker than one through softplus",
+                stacklevel=5,
+            )
+
+    def _input_gradient(self, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            logits = self.model(z).gather(1, self.y[:, None])
+            if not logits.requires_grad:
+                return torch.zeros_like(z)
+            return torch.autograd.grad(
+                logits.sum(), z, create_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
+
+
+def derivative(maps: Tensor, z: Tensor) -> Tensor:
+    """Return the derivative with respect to `z` of a fixed random combination of the maps' pixels."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(maps.shape, generator=generator, dtype=maps.dtype).to(maps.device)
+    with torch.enable_grad():
+        return torch.autograd.grad((maps * weights).sum(), z, allow_unused=True, materialize_grads=True)[0]
