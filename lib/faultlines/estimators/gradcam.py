@@ -1,0 +1,219 @@
+"""Grad-CAM as a function of the weights: maps that a training objective can differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from faultlines.estimators.map_normalization import Normalization, normalize_map
+
+Method = Literal["auto", "closed", "autograd"]
+Maps = Float[Tensor, "batch height width"]
+
+
+def grad_cam(
+    model: nn.Module,
+    x: Float[Tensor, "batch channel rows columns"],
+    target: int | Int[Tensor, " batch"],
+    **options: object,
+) -> Maps:
+    r"""Grad-CAM of one class a sample (Selvaraju et al. 2017).
+
+    With $A \in \mathbb{R}^{K \times h \times w}$ the output of a layer and $s_t$ the logit of class $t$,
+
+    $$M = \mathrm{ReLU}\Bigl(\sum_k \alpha_k A_k\Bigr), \qquad
+      \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial s_t}{\partial A_{k,ij}}.$$
+
+    Samples are taken to be independent: a batch norm in training mode *behind* the layer would couple them.
+
+    Args:
+        model: Maps images to logits; its mode is left as it is.
+        x: Images.
+        target: Class of every sample, or one for all.
+        **options: Those of `logits_and_maps`.
+
+    Returns:
+        Maps at the layer's resolution.
+
+    Raises:
+        ValueError: If an option does not fit; see `logits_and_maps`.
+    """
+    return logits_and_maps(model, x, target, **options)[1]
+
+
+def logits_and_maps(
+    model: nn.Module,
+    x: Float[Tensor, "batch channel rows columns"],
+    target: int | Int[Tensor, " batch"],
+    *,
+    layer: str | nn.Module | None = None,
+    relu: bool = True,
+    center: bool = False,
+    normalize: Normalization = "none",
+    method: Method = "auto",
+    create_graph: bool = False,
+) -> tuple[Float[Tensor, "batch classes"], Maps]:
+    """Return logits and Grad-CAM maps of one forward pass.
+
+    A network that averages `model.features(x)` over positions and puts a linear `model.head` behind needs no
+    second derivative: there the weights of the map *are* the head's row, over the number of positions. Every
+    other network, and every other layer, goes through `autograd.grad`.
+
+    Args:
+        model: Maps images to logits.
+        x: Images.
+        target: Class of every sample, or one for all.
+        layer: The layer whose output is mapped, by name or itself; by default what `model.features` returns.
+        relu: Whether to cut negative evidence off.
+        center: Whether to take the logit less the mean logit, as softmax does not see the difference: a
+            network could otherwise hide evidence for a class as evidence against all others.
+        normalize: `"none"`, `"minmax"`, `"l1"` or `"l2"`; see `normalize_map`.
+        method: `"closed"`, `"autograd"`, or the first where it can be had.
+        create_graph: Whether gradients reach the weights through the maps; otherwise maps are detached.
+
+    Returns:
+        Logits, always with their graph, and maps.
+
+    Raises:
+        ValueError: If the target, the method, the normalisation or the layer does not fit.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        ...     def features(self, x):
+        ...         return self.body(x).relu()
+        ...     def forward(self, x):
+        ...         return self.head(self.features(x).mean((2, 3)))
+        >>> net, x = Net(), torch.rand(5, 3, 8, 8)
+        >>> closed = grad_cam(net, x, 1, relu=False)
+        >>> closed.shape, torch.allclose(closed, grad_cam(net, x, 1, relu=False, method="autograd"), atol=1e-6)
+        (torch.Size([5, 6, 6]), True)
+        >>> share = net(x)[:, 1] - net.head.bias[1]  # the map shares the logit out over positions
+        >>> torch.allclose(closed.sum((1, 2)), share, atol=1e-6)
+        True
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r} is not one of {get_args(Method)}")
+    possible = layer is None and pools_linearly(model)
+    if method == "closed" and not possible:
+        raise ValueError(
+            "method='closed' needs layer=None and a model with features(x) and a linear head; "
+            f"layer is {layer!r} and the model {type(model).__name__}"
+        )
+    with torch.enable_grad():
+        if possible and method != "autograd":
+            features = model.features(x)
+            logits = model.head(features.mean(dim=(2, 3)))
+            maps = cam_of_head(features, model.head.weight, _targets(target, logits), center=center)
+        else:
+            with _captured(model, layer) as outputs:
+                logits = model(x)
+            if not outputs:
+                raise ValueError(f"layer={layer!r} was not run in the forward pass")
+            maps = cam_of_graph(
+                outputs[-1], logits, _targets(target, logits), center=center, create_graph=create_graph
+            )
+    if not create_graph:
+        maps = maps.detach()
+    return logits, normalize_map(maps.relu() if relu else maps, normalize)
+
+
+def pools_linearly(model: nn.Module) -> bool:
+    """Return whether the model declares itself as `head(features(x).mean((2, 3)))`, the head linear."""
+    return callable(getattr(model, "features", None)) and isinstance(getattr(model, "head", None), nn.Linear)
+
+
+def cam_of_head(
+    features: Float[Tensor, "batch k height width"],
+    weight: Float[Tensor, "classes k"],
+    target: Int[Tensor, " batch"],
+    *,
+    center: bool = False,
+) -> Maps:
+    """Closed form behind global average pooling and a linear layer, before the ReLU."""
+    if center:
+        weight = weight - weight.mean(dim=0)
+    return torch.einsum("bkhw,bk->bhw", features, weight[target]) / features[0, 0].numel()
+
+
+def cam_of_graph(
+    features: Float[Tensor, "batch k height width"],
+    logits: Float[Tensor, "batch classes"],
+    target: Int[Tensor, " batch"],
+    *,
+    center: bool = False,
+    create_graph: bool = False,
+) -> Maps:
+    """By differentiating the logits in the features, before the ReLU.
+
+    Raises:
+        ValueError: If the features are no maps.
+    """
+    if features.ndim != 4:
+        raise ValueError(f"the layer returns shape {tuple(features.shape)}; Grad-CAM needs [batch, k, h, w]")
+    score = logits.gather(1, target[:, None]).sum()
+    if center:
+        score = score - logits.mean(dim=1).sum()
+    (slope,) = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)
+    return torch.einsum("bkhw,bk->bhw", features, slope.mean(dim=(2, 3)))
+
+
+def _targets(target: int | Tensor, logits: Tensor) -> Tensor:
+    batch, classes = logits.shape
+    target = torch.as_tensor(target, device=logits.device)
+    if target.ndim not in (0, 1) or (target.ndim and len(target) != batch) or target.is_floating_point():
+        raise ValueError(
+            f"target has shape {tuple(target.shape)} and dtype {target.dtype}; "
+            f"it must be one class or [{batch}] of them"
+        )
+    if int(target.min()) < 0 or int(target.max()) >= classes:
+        raise ValueError(
+            f"target holds classes from {int(target.min())} to {int(target.max())}; allowed are 0 to {classes - 1}"
+        )
+    return target.long().expand(batch)
+
+
+@contextmanager
+def _captured(model: nn.Module, layer: str | nn.Module | None) -> Iterator[list[Tensor]]:
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        if not output.requires_grad:  # a frozen network on images: nothing else would ask for a graph
+            output = output.requires_grad_()
+        outputs.append(output)
+        return output
+
+    if layer is None:
+        if not pools_linearly(model):
+            raise ValueError(
+                f"layer=None needs a model with features(x) and a linear head, not {type(model).__name__}"
+            )
+        layer = model.features
+    if not isinstance(
+        layer, (str, nn.Module)
+    ):  # a method runs no hook: shadow it on the instance for one pass
+        original = layer
+        model.features = lambda x: keep(model, x, original(x))
+        try:
+            yield outputs
+        finally:
+            del model.features
+        return
+    if isinstance(layer, str):
+        names = dict(model.named_modules())
+        if layer not in names or not layer:
+            raise ValueError(f"layer={layer!r} is not one of {', '.join(name for name in names if name)}")
+        layer = names[layer]
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
