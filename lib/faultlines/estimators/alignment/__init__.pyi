@@ -2,11 +2,14 @@ from .alignment import Alignment as Alignment
 from .branches import Branches as Branches
 from .branches import branch_maps as branch_maps
 from .depth import depth_threshold as depth_threshold
+from .ends import tie_branches as tie_branches
 from .exact import BranchJacobians as BranchJacobians
 from .exact import alignment_exact as alignment_exact
 from .exact import branch_jacobians as branch_jacobians
 from .exact import entrywise_opposition as entrywise_opposition
 from .hutchinson import alignment_hutchinson as alignment_hutchinson
+from .layers import LayerGradients as LayerGradients
+from .layers import layer_gradients as layer_gradients
 from .loss_path import alignment_losspath as alignment_losspath
 from .sensitivity import combined_norm as combined_norm
 from .sensitivity import sensitivity_ratio as sensitivity_ratio

@@ -1,0 +1,63 @@
+"""The margin of a classifier and how fast it can be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MarginGradient:
+    r"""The margin $m = z_y - \max_{i \ne y} z_i$ of each sample and its slope.
+
+    Attributes:
+        margin: $m$, negative where the sample is misclassified.
+        norm: $\lVert \nabla_x m \rVert_2$.
+    """
+
+    margin: Float[Tensor, " batch"]
+    norm: Float[Tensor, " batch"]
+
+    @property
+    def radius(self) -> Float[Tensor, " batch"]:
+        """The distance to the decision boundary to first order, `margin / norm`; no scale of the logits changes it."""
+        return self.margin / self.norm
+
+
+@torch.enable_grad()
+def margin_gradient(
+    model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."], y: Int64[Tensor, " batch"]
+) -> MarginGradient:
+    """Return the margin of each sample and the Euclidean norm of its gradient in the input.
+
+    Args:
+        model: Maps a batch to logits `[batch, classes]`, sample by sample (evaluation mode).
+        x: Inputs.
+        y: True classes.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or `y` does not name one of them for each sample.
+
+    Example:
+        >>> weight = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> found = margin_gradient(lambda x: x @ weight.T, torch.tensor([[1.0, 0.25]]), torch.tensor([0]))
+        >>> found.margin.item(), found.norm.item(), round(found.radius.item(), 3)
+        (2.0, 5.0, 0.4)
+    """
+    x = x.detach().requires_grad_()
+    logits = model(x)
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ValueError(f"model returned shape {tuple(logits.shape)}; [{len(x)}, classes >= 2] is needed")
+    if y.shape != (len(x),) or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]):
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}; one class of 0 to {logits.shape[1] - 1} a sample is needed"
+        )
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    margin = own - other
+    (gradient,) = torch.autograd.grad(margin.sum(), x)
+    return MarginGradient(margin.detach(), gradient.flatten(1).norm(dim=1))
