@@ -36,9 +36,10 @@ class HeadNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        """Normalise, in plain operations that every transform of torch knows."""
-        return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt() * self.weight
+    def forward(self, x: Float[Tensor, "... dim"], scale: float = 1.0) -> Float[Tensor, "... dim"]:
+        """Normalise and multiply by `scale`, in plain operations that every transform of torch knows."""
+        gain = self.weight * scale  # a few numbers, where the values would be one more pass each way
+        return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt() * gain
 
 
 class DifferentialAttention(nn.Module):
@@ -170,7 +171,8 @@ class DifferentialAttention(nn.Module):
         return (scores if self.bias is None else scores + self.bias).softmax(dim=-1)
 
     def _finish(self, heads: Float[Tensor, "batch pair query value_dim"]) -> Tensor:
-        heads = heads if self.norm is None else self.norm(heads)
+        if self.norm is not None:
+            return self.norm(heads, self.output_scale)
         return heads if self.output_scale == 1 else heads * self.output_scale
 
 
