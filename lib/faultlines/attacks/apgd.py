@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.attacks.apgd_step import AutoStep
-from faultlines.attacks.checks import check_batch, check_count, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, or_seeded
 from faultlines.attacks.gradient_attack import GradientAttack, prepared
 from faultlines.attacks.loop import AttackResult, Worst
 from faultlines.attacks.losses import LOSSES, Loss, targeted_dlr
@@ -97,9 +97,8 @@ class APGD(GradientAttack):
         """
         if not self.towards:
             return super().__call__(model, x, y, generator=generator)
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
-        check_batch(x, y)
-        warn_if_randomised(model)
+        generator = or_seeded(generator)
+        check_call(model, x, y)
         with prepared(model, x) as clean:
             logits = checked_logits(model, clean, y)
             targets = likeliest_others(logits, y, self.target_classes)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faultlines.attacks.apgd import APGD
 from faultlines.attacks.auto_attack_state import State, fingerprint
-from faultlines.attacks.checks import check_batch, check_count, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
 from faultlines.attacks.fab import FAB
 from faultlines.attacks.loop import AttackResult
 from faultlines.attacks.losses import margin
@@ -132,17 +132,16 @@ class AutoAttack:
             ValueError: If samples, labels or logits are not as stated, there are too few classes for a member, or
                 the state was made with another model, other samples, settings or seed.
         """
-        check_batch(x, y)
+        check_call(model, x, y)
         if x.ndim != 4 and "square" in self.attacks:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; Square takes images [batch, channel, height, width]: "
                 "leave it out, AutoAttack(..., attacks=('apgd-ce', 'apgd-t', 'fab-t'))"
             )
-        warn_if_randomised(model)
         logits = self._logits(model, x)
         check_logits(logits, y)
         self._check_classes(logits.shape[1])
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        generator = or_seeded(generator)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         progress = State.fresh(x, logits.argmax(dim=1) != y)
         if state is not None:

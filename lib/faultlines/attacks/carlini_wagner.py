@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.checks import check_batch, check_count, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, check_eps
 from faultlines.attacks.gradient_attack import prepared
 from faultlines.attacks.loop import AttackResult, gradient_of
 from faultlines.attacks.losses import margin
@@ -95,8 +95,7 @@ class CarliniWagnerL2:
             ValueError: If samples, labels or logits are not as stated.
         """
         del generator
-        check_batch(x, y)
-        warn_if_randomised(model)
+        check_call(model, x, y)
         with prepared(model, x) as clean:
             lead = self._lead(checked_logits(model, clean, y), y)
             near = Nearest(clean, L2(), lead, self._fooled(lead))

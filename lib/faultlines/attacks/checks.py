@@ -1,4 +1,4 @@
-"""Checks of what an attack is given, before it computes."""
+"""Checks and defaults of what an attack is given, before it computes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,21 @@ def check_count(n: int, name: str) -> int:
     return n
 
 
+def check_call(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> None:
+    """Check what every attack on predictions is called with: images, labels, and (as a warning) the model's mode.
+
+    Raises:
+        ValueError: If `x` or `y` is not as `check_batch` asks.
+    """
+    check_batch(x, y)
+    warn_if_randomised(model, stacklevel=4)
+
+
+def or_seeded(generator: torch.Generator | None) -> torch.Generator:
+    """Return the caller's generator; without one a fresh one seeded with 0, so that the call repeats."""
+    return torch.Generator().manual_seed(0) if generator is None else generator
+
+
 def check_batch(x: Tensor, y: Tensor) -> None:
     """Check images and labels.
 
@@ -61,11 +76,15 @@ def check_batch(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"y has the label {int(y.min())}; labels start at 0")
 
 
-def warn_if_randomised(model: Callable[[Tensor], Tensor]) -> None:
+def warn_if_randomised(model: Callable[[Tensor], Tensor], stacklevel: int = 3) -> None:
     """Warn when a model is in train mode with layers that behave differently there.
 
     Dropout randomises the gradient and the success check; batch normalisation mixes the samples of a batch
     and moves its running statistics with every forward pass. The mode itself is the caller's and is not changed.
+
+    Args:
+        model: What is attacked; a callable that is no module is taken to be deterministic.
+        stacklevel: Frames up to the line that is blamed; 3 is the caller of the attack that calls this.
     """
     if not isinstance(model, nn.Module):
         return
@@ -83,5 +102,5 @@ def warn_if_randomised(model: Callable[[Tensor], Tensor]) -> None:
         warnings.warn(
             f"model is in train mode with {', '.join(sorted(kinds))}: its output is randomised or depends on "
             "the rest of the batch, so this attack does not measure its robustness; call model.eval() first",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

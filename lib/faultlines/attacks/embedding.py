@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.attacks.ball import Ball
-from faultlines.attacks.checks import check_eps
-from faultlines.attacks.gradient_attack import GradientAttack
 from faultlines.attacks.loop import Objective
 from faultlines.attacks.norms import Norm
 from faultlines.attacks.patch import SquarePatch, Window
-from faultlines.attacks.steps import FixedStep
+from faultlines.attacks.pgd import PGD
 
 
 class PromptCosine:
@@ -69,7 +67,7 @@ class PromptCosine:
             raise ValueError(f"y has labels up to {int(self.y.max())}; there are {len(self.prompts)} prompts")
 
 
-class EmbeddingAttack(GradientAttack):
+class EmbeddingAttack(PGD):
     """Projected gradient against the similarity of image and text; the model embeds images.
 
     Without a threshold success is a wrong zero-shot answer: another prompt has become nearer than the image's own.
@@ -125,13 +123,12 @@ class EmbeddingAttack(GradientAttack):
             norm="linf" if patch else norm,
             loss=_unused,
             steps=steps,
+            step_size=step_size,
             random_start=random_start,
             restarts=restarts,
             early_stop=early_stop,
         )
         self.prompts, self.patch, self.threshold = prompts.detach(), patch, threshold
-        default = 2.5 * self.eps / self.steps
-        self.step_size = default if step_size is None else check_eps(step_size, "step_size", zero=False)
 
     def objective(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PromptCosine:
         """Return the negative cosine with each image's own prompt."""
@@ -142,10 +139,6 @@ class EmbeddingAttack(GradientAttack):
         if self.patch is None:
             return super().region(objective, x, generator)
         return Window(x, self.patch.mask(objective, x, generator), self.eps)
-
-    def step_rule(self) -> FixedStep:
-        """Return the fixed step."""
-        return FixedStep(self.step_size)
 
 
 def _unused(logits: Tensor, y: Tensor) -> Tensor:

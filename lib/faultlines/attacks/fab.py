@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.checks import check_batch, check_count, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
 from faultlines.attacks.gradient_attack import prepared
 from faultlines.attacks.hyperplane import to_hyperplane
 from faultlines.attacks.loop import AttackResult, gradient_of
@@ -99,9 +99,8 @@ class FAB:
         Raises:
             ValueError: If samples, labels or logits are not as stated.
         """
-        check_batch(x, y)
-        warn_if_randomised(model)
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        check_call(model, x, y)
+        generator = or_seeded(generator)
         with prepared(model, x) as clean:
             logits = checked_logits(model, clean, y)
             near = Nearest(clean, self.norm, margin(logits, y), logits.argmax(dim=1) != y)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.attacks.ball import Ball
-from faultlines.attacks.checks import check_batch, check_count, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
 from faultlines.attacks.frozen import frozen
 from faultlines.attacks.loop import AttackResult, Objective, ascend
 from faultlines.attacks.losses import Loss, as_loss
 from faultlines.attacks.misclassification import Misclassification
 from faultlines.attacks.norms import Norm, as_norm
 from faultlines.attacks.steps import StepRule
+
+
+class WalkOptions(TypedDict, total=False):
+    """What attacks hand on to `GradientAttack` as it is; its docstring says what each means."""
+
+    loss: str | Loss
+    restarts: int
+    targeted: bool
+    early_stop: bool
 
 
 class GradientAttack:
@@ -105,15 +115,13 @@ class GradientAttack:
         Raises:
             ValueError: If samples, labels or logits are not as stated.
         """
-        check_batch(x, y)
-        warn_if_randomised(model)
+        check_call(model, x, y)
         with prepared(model, x) as clean:
             return self.walk(self.objective(model, clean, y), clean, generator)
 
     def walk(self, objective: Objective, x: Tensor, generator: torch.Generator | None) -> AttackResult:
         """Raise an objective around clean samples that have been checked."""
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
+        generator = or_seeded(generator)
         return ascend(
             objective,
             self.region(objective, x, generator),

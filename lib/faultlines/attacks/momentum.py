@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 
 from faultlines.attacks.ball import Ball
 from faultlines.attacks.checks import check_eps
-from faultlines.attacks.gradient_attack import GradientAttack
-from faultlines.attacks.losses import Loss
+from faultlines.attacks.gradient_attack import WalkOptions
 from faultlines.attacks.norms import Norm
+from faultlines.attacks.pgd import PGD
 
 
 @dataclass
@@ -43,8 +44,8 @@ class MomentumStep:
         return z.add(ball.norm.steepest(self.memory), alpha=self.step_size)
 
 
-class MIM(GradientAttack):
-    r"""Iterated steps with momentum from the clean sample (arXiv 1710.06081, alg. 1).
+class MIM(PGD):
+    r"""Projected gradient with momentum, from the clean sample (arXiv 1710.06081, alg. 1).
 
     Args:
         eps: Radius of the ball in pixels (0 to 1).
@@ -68,6 +69,8 @@ class MIM(GradientAttack):
         tensor([[0.5000, 0.6000]])
     """
 
+    reach: ClassVar[float] = 1.0
+
     def __init__(
         self,
         *,
@@ -76,21 +79,9 @@ class MIM(GradientAttack):
         step_size: float | None = None,
         decay: float = 1.0,
         norm: str | Norm = "linf",
-        loss: str | Loss = "cross_entropy",
-        targeted: bool = False,
-        early_stop: bool = False,
+        **options: Unpack[WalkOptions],
     ) -> None:
-        super().__init__(
-            eps=eps,
-            norm=norm,
-            loss=loss,
-            steps=steps,
-            random_start=False,
-            targeted=targeted,
-            early_stop=early_stop,
-        )
-        default = self.eps / self.steps
-        self.step_size = default if step_size is None else check_eps(step_size, "step_size", zero=False)
+        super().__init__(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=False, **options)
         self.decay = check_eps(decay, "decay")
 
     def step_rule(self) -> MomentumStep:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.attacks.checks import check_count, check_eps
-from faultlines.attacks.gradient_attack import GradientAttack
+from faultlines.attacks.checks import check_count
+from faultlines.attacks.gradient_attack import WalkOptions
 from faultlines.attacks.loop import Objective, gradient_of
-from faultlines.attacks.losses import Loss
 from faultlines.attacks.norms import Linf
-from faultlines.attacks.steps import FixedStep
+from faultlines.attacks.pgd import PGD
 
 PLACES = ("gradient", "random")
 
@@ -120,7 +119,7 @@ class SquarePatch:
         return F.avg_pool2d(size, self.size, stride=1).flatten(1).argmax(dim=1)
 
 
-class PatchAttack(GradientAttack):
+class PatchAttack(PGD):
     r"""Signed gradient steps on the pixels of one square, which may take any value (arXiv 1712.09665, per image).
 
     Args:
@@ -156,29 +155,14 @@ class PatchAttack(GradientAttack):
         steps: int = 40,
         step_size: float = 0.1,
         eps: float = 1.0,
-        loss: str | Loss = "cross_entropy",
         random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        early_stop: bool = False,
+        **options: Unpack[WalkOptions],
     ) -> None:
         super().__init__(
-            eps=eps,
-            norm="linf",
-            loss=loss,
-            steps=steps,
-            random_start=random_start,
-            restarts=restarts,
-            targeted=targeted,
-            early_stop=early_stop,
+            eps=eps, steps=steps, step_size=step_size, norm="linf", random_start=random_start, **options
         )
         self.patch = SquarePatch(size, location)
-        self.step_size = check_eps(step_size, "step_size", zero=False)
 
     def region(self, objective: Objective, x: Tensor, generator: torch.Generator) -> Window:
         """Return the square of each sample."""
         return Window(x, self.patch.mask(objective, x, generator), self.eps)
-
-    def step_rule(self) -> FixedStep:
-        """Return the fixed step."""
-        return FixedStep(self.step_size)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Unpack
+
 from faultlines.attacks.checks import check_eps
-from faultlines.attacks.gradient_attack import GradientAttack
-from faultlines.attacks.losses import Loss
+from faultlines.attacks.gradient_attack import GradientAttack, WalkOptions
 from faultlines.attacks.norms import Norm
-from faultlines.attacks.steps import FixedStep
+from faultlines.attacks.steps import FixedStep, StepRule
 
 
 class PGD(GradientAttack):
@@ -43,6 +44,9 @@ class PGD(GradientAttack):
         (True, torch.Size([4]))
     """
 
+    reach: ClassVar[float] = 2.5
+    """How far all steps of the default size go together, in units of `eps`."""
+
     def __init__(
         self,
         *,
@@ -50,25 +54,13 @@ class PGD(GradientAttack):
         steps: int = 10,
         step_size: float | None = None,
         norm: str | Norm = "linf",
-        loss: str | Loss = "cross_entropy",
         random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        early_stop: bool = False,
+        **options: Unpack[WalkOptions],
     ) -> None:
-        super().__init__(
-            eps=eps,
-            norm=norm,
-            loss=loss,
-            steps=steps,
-            random_start=random_start,
-            restarts=restarts,
-            targeted=targeted,
-            early_stop=early_stop,
-        )
-        default = 2.5 * self.eps / self.steps
+        super().__init__(eps=eps, norm=norm, steps=steps, random_start=random_start, **options)
+        default = self.reach * self.eps / self.steps
         self.step_size = default if step_size is None else check_eps(step_size, "step_size", zero=False)
 
-    def step_rule(self) -> FixedStep:
+    def step_rule(self) -> StepRule:
         """Return the fixed step."""
         return FixedStep(self.step_size)

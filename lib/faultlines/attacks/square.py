@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.attacks.ball import Ball
-from faultlines.attacks.checks import check_batch, check_count, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
 from faultlines.attacks.loop import AttackResult
 from faultlines.attacks.losses import margin
 from faultlines.attacks.norms import L2, Linf, Norm, as_norm
@@ -104,11 +104,10 @@ class Square:
         Raises:
             ValueError: If images, labels or logits are not as stated.
         """
-        check_batch(x, y)
+        check_call(model, x, y)
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}; it must be [batch, channel, height, width]")
-        warn_if_randomised(model)
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        generator = or_seeded(generator)
         with torch.no_grad():
             logits = model(x)
             check_logits(logits, y)
