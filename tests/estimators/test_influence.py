@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faultlines.estimators.influence import first_order_influence, loo_influence, representer_influence
-from faultlines.estimators.influence.kernel import triangular_inverse
+from faultlines.estimators.influence.kernel import inverse_diagonal
 from faultlines.estimators.ntk import KernelRidge, finite_relu_ntk, relu_ntk
 from faultlines.models.linearized import linear_attention, unit_rows
 from faultlines.models.two_layer import LinearisedTwoLayer, TwoLayerReLU
@@ -106,12 +106,20 @@ def test_first_order_is_that_of_dattri(double_by_default):
 
 
 @pytest.mark.parametrize("base", [3, 64])
-def test_triangular_inverse(base):
+def test_diagonal_of_the_inverse(base):
     lower = torch.tril(torch.randn(50, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     lower.diagonal().copy_(1 + lower.diagonal().abs())
-    found = triangular_inverse(lower, base)
-    torch.testing.assert_close(found @ lower, torch.eye(50, dtype=torch.float64), atol=1e-9, rtol=0)
-    assert torch.equal(found, found.tril())
+    expected = torch.linalg.inv(lower @ lower.T).diagonal()
+    torch.testing.assert_close(inverse_diagonal(lower + torch.ones_like(lower).triu(1), base), expected)
+
+
+def test_the_callers_kernel_is_left_as_it_is():
+    x, z, y = problem()
+    kernel, test = relu_ntk(x), relu_ntk(z, x)
+    copies = kernel.clone(), test.clone()
+    for form in (loo_influence, first_order_influence, representer_influence):
+        form(kernel, test, y, 0.1)
+        assert torch.equal(kernel, copies[0]) and torch.equal(test, copies[1])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.estimators.ntk.ridge import ridge_factor
+from faultlines.estimators.ntk.ridge import KernelRidge, ridge_factor
 
 
 def loo_influence(
@@ -47,11 +47,11 @@ def loo_influence(
         tensor([[ 0.5000,  0.0000],
                 [-0.0000, -0.5000]], dtype=torch.float64)
     """
-    _check_shapes(kernel, test_kernel, targets)
-    factor = ridge_factor(kernel, ridge)
-    # M = L^-T L^-1: its diagonal is the squared length of the columns of L^-1
-    diagonal = torch.linalg.vector_norm(triangular_inverse(factor), dim=0).square()
-    return _outer(_solve(factor, test_kernel.T), _coefficients(factor, targets), diagonal)
+    factor, weights, alpha = _fit(kernel, test_kernel, targets, ridge)
+    diagonal = inverse_diagonal(factor)
+    if alpha.ndim == 1:  # in place: a matrix of this size costs time to make
+        return weights.mul_((alpha / diagonal)[:, None])
+    return _outer(weights.div_(diagonal[:, None]), alpha)
 
 
 def first_order_influence(
@@ -73,13 +73,8 @@ def first_order_influence(
     Raises:
         ValueError: As `loo_influence`.
     """
-    _check_shapes(kernel, test_kernel, targets)
-    factor = ridge_factor(kernel, ridge)
-    return _outer(
-        ridge * _solve(factor, test_kernel.T),
-        _coefficients(factor, targets),
-        torch.ones_like(kernel.diagonal()),
-    )
+    _, weights, alpha = _fit(kernel, test_kernel, targets, ridge)
+    return _outer(weights.mul_(ridge), alpha)
 
 
 def representer_influence(
@@ -100,60 +95,54 @@ def representer_influence(
         ValueError: As `loo_influence`.
     """
     _check_shapes(kernel, test_kernel, targets)
-    alpha = _coefficients(ridge_factor(kernel, ridge), targets)
-    return _outer(test_kernel.T, alpha, torch.ones_like(kernel.diagonal()))
+    return _outer(test_kernel.T, KernelRidge(kernel, targets, ridge).alpha)
 
 
-def triangular_inverse(lower: Float[Tensor, "n n"], base: int = 512) -> Float[Tensor, "n n"]:
-    r"""Return the inverse of a lower triangular matrix, by halves.
+def inverse_diagonal(lower: Float[Tensor, "n n"], base: int = 128) -> Float[Tensor, " n"]:
+    r"""Return the diagonal of $(L L^\top)^{-1}$: the squared lengths of the columns of $L^{-1}$, by halves.
 
     $\begin{pmatrix} A & \\ B & C \end{pmatrix}^{-1} = \begin{pmatrix} A^{-1} & \\ -C^{-1} B A^{-1} & C^{-1}
-    \end{pmatrix}$: a third of the work of
-    solving against the identity.
+    \end{pmatrix}$: a third of the work of solving against the identity, and of the inverse no more is held than
+    one corner.
 
     Args:
-        lower: The matrix; what stands above its diagonal is not read.
+        lower: $L$, lower triangular; what stands above its diagonal is not read.
         base: Size that is solved directly.
 
     Example:
-        >>> triangular_inverse(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
-        tensor([[ 0.5000,  0.0000],
-                [-0.5000,  1.0000]])
+        >>> inverse_diagonal(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        tensor([0.5000, 1.0000])
     """
-    out = torch.zeros_like(lower)
-    _invert(lower, out, base)
-    return out
-
-
-def _invert(lower: Tensor, out: Tensor, base: int) -> None:
     n, half = len(lower), len(lower) // 2
     if n <= base:
-        out.copy_(torch.linalg.solve_triangular(lower, torch.eye(n).to(lower), upper=False))
-        return
+        inverse = torch.linalg.solve_triangular(lower, torch.eye(n).to(lower), upper=False)
+        return inverse.square().sum(dim=0)
     a, b, c = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    _invert(a, out[:half, :half], base)
-    _invert(c, out[half:, half:], base)
     # two solves with triangles: half the work of products with their inverses, which are dense to a product
-    corner = torch.linalg.solve_triangular(c, -b, upper=False)
-    out[half:, :half] = torch.linalg.solve_triangular(a, corner, upper=False, left=False)
+    corner = torch.linalg.solve_triangular(c, b, upper=False)
+    torch.linalg.solve_triangular(a, corner, upper=False, left=False, out=corner)
+    below = torch.linalg.vector_norm(corner, dim=0).square()
+    return torch.cat([inverse_diagonal(a, base) + below, inverse_diagonal(c, base)])
 
 
-def _coefficients(factor: Tensor, targets: Tensor) -> Tensor:
-    columns = targets.to(factor).reshape(len(targets), -1)
-    return _solve(factor, columns).reshape(targets.shape)
+def _fit(kernel: Tensor, test_kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the factor $L$, $(K + \lambda I)^{-1} k_t$ as columns, and $\alpha$."""
+    _check_shapes(kernel, test_kernel, targets)
+    factor = ridge_factor(kernel, ridge)
+    columns = targets.to(kernel).reshape(len(kernel), -1)
+    # one solve for both, in place: `cholesky_solve` would copy the factor first
+    right = torch.cat([test_kernel, columns.T]).T
+    torch.linalg.solve_triangular(factor, right, upper=False, out=right)
+    torch.linalg.solve_triangular(factor.T, right, upper=True, out=right)
+    t = len(test_kernel)
+    return factor, right[:, :t], right[:, t:].reshape(targets.shape)
 
 
-def _solve(factor: Tensor, right: Tensor) -> Tensor:
-    r"""Return $(K + \lambda I)^{-1}$ times a matrix; `cholesky_solve` would copy the factor first."""
-    half = torch.linalg.solve_triangular(factor, right, upper=False)
-    return torch.linalg.solve_triangular(factor.T, half, upper=True)
-
-
-def _outer(weights: Tensor, alpha: Tensor, divisor: Tensor) -> Tensor:
-    r"""Return $w_{it} \alpha_i / d_i$, for each column of `alpha`."""
+def _outer(weights: Tensor, alpha: Tensor) -> Tensor:
+    r"""Return $w_{it} \alpha_i$, for each column of `alpha`."""
     if alpha.ndim == 1:
-        return weights * (alpha / divisor)[:, None]
-    return weights[:, :, None] * (alpha / divisor[:, None])[:, None, :]
+        return weights * alpha[:, None]
+    return weights[:, :, None] * alpha[:, None, :]
 
 
 def _check_shapes(kernel: Tensor, test_kernel: Tensor, targets: Tensor) -> None:

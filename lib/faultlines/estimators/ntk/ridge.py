@@ -48,7 +48,10 @@ def ridge_factor(kernel: Float[Tensor, "n n"], ridge: float) -> Float[Tensor, "n
     check_kernel(kernel)
     shifted = kernel.clone()
     shifted.diagonal().add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(shifted)
+    # LAPACK works by columns: the transpose of a symmetric matrix in rows is that matrix in columns, factored in place
+    factor, failed = torch.linalg.cholesky_ex(
+        shifted.T, out=(shifted.T, torch.empty((), dtype=torch.int32, device=kernel.device))
+    )
     pivots = factor.diagonal()
     enough = len(kernel) * torch.finfo(kernel.dtype).eps * float(kernel.diagonal().max())
     if int(failed) or float(pivots.min()) ** 2 <= enough:
