@@ -1,0 +1,114 @@
+"""What a run on group data reports about itself, and the choice of an epoch by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Measure = Literal["average", "worst"]
+
+
+class Score(NamedTuple):
+    """Accuracies on one set.
+
+    Attributes:
+        average: Over all samples.
+        worst: Of the group, a pair of label and confounder, that has the least.
+    """
+
+    average: float
+    worst: float
+
+
+class Selection(NamedTuple):
+    """A rule to choose an epoch by.
+
+    Attributes:
+        name: Name of a validation set.
+        by: `"average"` or `"worst"`.
+    """
+
+    name: str
+    by: Measure = "worst"
+
+    def check(self, validation: Iterable[str]) -> None:
+        """Refuse a rule that cannot be applied.
+
+        Raises:
+            ValueError: If the set is not among those given, or the measure is unknown.
+        """
+        if self.name not in validation:
+            raise ValueError(
+                f"select={self.name!r} is not the name of a validation set: {', '.join(validation) or 'none is given'}"
+            )
+        if self.by not in get_args(Measure):
+            raise ValueError(f"select by {self.by!r} is not one of {get_args(Measure)}")
+
+
+@dataclass
+class GroupHistory:
+    """Means over each epoch, in order, and scores after it.
+
+    Attributes:
+        loss: The objective, averaged over samples as the weights changed.
+        terms: Its terms by name.
+        average: Average accuracy on each validation set.
+        worst: Worst-group accuracy there.
+        seconds: Wall time of all epochs, those before an interruption included.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    average: dict[str, list[float]] = field(default_factory=dict)
+    worst: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, loss: float, terms: dict[str, float]) -> None:
+        """Append one epoch."""
+        self.loss.append(loss)
+        for name, value in terms.items():
+            self.terms.setdefault(name, []).append(value)
+
+    def score(self, name: str, found: Score) -> None:
+        """Append the score on one validation set."""
+        self.average.setdefault(name, []).append(found.average)
+        self.worst.setdefault(name, []).append(found.worst)
+
+    def selected(self, name: str, by: Measure = "worst") -> int:
+        """Return the epoch, from 0, of the best score; the earliest of equals.
+
+        Example:
+            >>> GroupHistory(worst={"held out": [0.1, 0.4, 0.4]}).selected("held out")
+            1
+        """
+        values = getattr(self, by)[name]
+        return values.index(max(values))
+
+
+@torch.no_grad()
+def score(model: nn.Module, data: object, device: torch.device, batch_size: int = 512) -> Score:
+    """Return a model's accuracies on a set, the model in its present mode.
+
+    Args:
+        model: Maps images to logits.
+        data: Holds `x`, `y` and `c`.
+        device: Where the model is.
+        batch_size: Images at once.
+    """
+    found = torch.cat([model(part.to(device)).argmax(dim=1) for part in data.x.split(batch_size)])
+    right = (found == data.y.to(device)).double()
+    rates = group_rates(right, data.y.to(device), data.c.to(device))
+    return Score(right.mean().item(), rates.min().item())
+
+
+def group_rates(
+    right: Float[Tensor, " n"], y: Int[Tensor, " n"], c: Int[Tensor, " n"]
+) -> Float[Tensor, " groups"]:
+    """Mean of `right` over each pair of label and confounder that occurs, in order of the pairs."""
+    _, group, counts = torch.stack([y, c]).unique(dim=1, return_inverse=True, return_counts=True)
+    return right.new_zeros(len(counts)).index_add(0, group, right) / counts

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from faultlines.models import SmallCNN
+from faultlines.training import CORAL, ERM, IRM, JTT, GroupDRO, MaskOracle, Mixup, Reweighting, fit_groups
+from faultlines.training.objectives import Clock, GroupBatch, GroupRun, coral, irm_penalty, outside_share
+from faultlines.training.objectives.group_objective import pooled_features
+
+ALL = [ERM(), ERM("c"), Reweighting(), GroupDRO(), CORAL(), IRM(), JTT(), MaskOracle(), Mixup()]
+
+
+def make(classes):
+    return SmallCNN(classes=classes, width=2)
+
+
+def batch(y=(0, 0, 1, 1, 2, 2), c=(0, 1, 0, 1, 0, 1), group=None, seed=0, size=16):
+    generator = torch.Generator().manual_seed(seed)
+    y, c = torch.tensor(y), torch.tensor(c)
+    pairs = (
+        torch.stack([y, c]).unique(dim=1, return_inverse=True)[1] if group is None else torch.tensor(group)
+    )
+    x = torch.rand(len(y), 3, size, size, generator=generator)
+    mask = (torch.rand(len(y), size, size, generator=generator) < 0.4).float()
+    return GroupBatch(x, y, c, mask, pairs, c, torch.arange(len(y)))
+
+
+def run_of(data, seed=0):
+    def fit(objective, share):
+        return make(int(data.c.max() if objective.label == "c" else data.y.max()) + 1).eval()
+
+    groups = int(data.group.max()) + 1
+    return GroupRun(make, data, groups, int(data.y.max()) + 1, int(data.c.max()) + 1, seed, fit)
+
+
+class Table(nn.Module):
+    """Gives fixed logits, so that a step can be computed by hand."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.as_tensor(logits, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.logits
+
+
+def test_group_dro_step_by_hand():
+    data = batch(y=(0, 1, 1, 0), c=(0, 0, 1, 1), group=(0, 2, 2, 1))
+    model = Table([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    loss_of = GroupDRO(step_size=0.5).start(run_of(data)).double()
+    losses = [math.log(2), math.log(1 + math.e), math.log(1 + math.exp(-2)), math.log(1 + math.exp(-3))]
+    means = [losses[0], losses[3], (losses[1] + losses[2]) / 2]
+    q = [math.exp(0.5 * mean) / 3 for mean in means]
+    q = [value / sum(q) for value in q]
+    loss, terms = loss_of(model, data, Clock(0, 10))
+    assert loss.item() == pytest.approx(sum(a * b for a, b in zip(q, means, strict=True)), abs=1e-12)
+    assert loss_of.weight.tolist() == pytest.approx(q, abs=1e-12)
+    assert terms["largest_weight"].item() == pytest.approx(max(q))
+    loss.backward()  # by hand: dL/ds = q_g / n_g (p - onehot), the weights held constant
+    residual = model.logits.detach().softmax(1) - F.one_hot(data.y, 2)
+    share = torch.tensor([q[0], q[2] / 2, q[2] / 2, q[1]], dtype=torch.float64)
+    assert torch.allclose(model.logits.grad, share[:, None] * residual, atol=1e-12)
+    # a second batch without group 1: its weight shrinks by the normaliser alone, and the state moved on
+    again = batch(y=(0, 1), c=(0, 1), group=(0, 2))
+    before = loss_of.weight.clone()
+    loss_of(Table([[0.0, 0.0], [0.0, 0.0]]), again, Clock(1, 10))
+    half = before * torch.tensor([math.sqrt(2), 1, math.sqrt(2)], dtype=torch.float64)
+    assert torch.allclose(loss_of.weight, half / half.sum(), atol=1e-12)
+
+
+def test_group_dro_without_steps_is_the_mean_over_groups():
+    data, model = batch(), make(3).eval()
+    loss, _ = GroupDRO(0.0).start(run_of(data))(model, data, Clock(0, 1))
+    assert loss.item() == pytest.approx(F.cross_entropy(model(data.x), data.y).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ALL, ids=repr)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"y": (1, 1, 1), "c": (0, 0, 0), "group": (0, 0, 0)},
+        {"y": (0, 2, 2), "c": (0, 1, 1)},
+        {"y": (0, 2), "c": (1, 0)},
+    ],
+    ids=["one group", "a class is missing", "one sample a domain"],
+)
+def test_odd_batches_have_finite_losses_and_gradients(objective, labels):
+    data, model = batch(**labels), make(3)
+    loss, terms = objective.start(run_of(data))(model.train(), data, Clock(9, 10))
+    loss.backward()
+    assert loss.ndim == 0 and torch.isfinite(loss) and all(term.ndim == 0 for term in terms.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("objective", [CORAL(), IRM(), MaskOracle(), GroupDRO()], ids=repr)
+def test_a_network_without_gradient_is_safe(objective):
+    data, model = batch(), make(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    loss, terms = objective.start(run_of(data))(model, data, Clock(9, 10))
+    loss.backward()
+    assert terms["cross_entropy"].item() == pytest.approx(math.log(3), abs=1e-6)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_reweighting_gives_every_group_one_weight():
+    data, model = batch(y=(0, 0, 0, 1), c=(0, 0, 0, 0)), make(2).eval()
+    losses = F.cross_entropy(model(data.x), data.y, reduction="none")
+    loss, _ = Reweighting().start(run_of(data))(model, data, Clock(0, 1))
+    assert loss.item() == pytest.approx((losses[:3].mean() + losses[3]).item() / 2, rel=1e-6)
+
+
+def test_coral_is_zero_for_equal_moments_and_the_formula_else():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    b = 2 * torch.randn(5, 4, generator=generator, dtype=torch.float64) + 1
+    assert coral(a, a.flip(0)).item() == pytest.approx(0, abs=1e-15)
+    ca, cb = ((m - m.mean(0)).T @ (m - m.mean(0)) / (len(m) - 1) for m in (a, b))
+    expected = (a.mean(0) - b.mean(0)).pow(2).mean() + (ca - cb).pow(2).mean()
+    assert coral(a, b).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_coral_averages_over_pairs_of_domains():
+    data, model = batch(y=(0, 1, 2, 0, 1, 2, 0), c=(0, 0, 1, 1, 2, 2, 3)), make(3).eval()
+    features, _ = pooled_features(model, data.x)
+    pairs = [coral(features[i : i + 2], features[j : j + 2]) for i, j in ((0, 2), (0, 4), (2, 4))]
+    _, terms = CORAL(1.0).start(run_of(data))(model, data, Clock(0, 1))
+    assert terms["coral"].item() == pytest.approx((sum(pairs) / 3).item(), rel=1e-5)
+
+
+def test_irm_penalty_is_the_squared_derivative():
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, factor = torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(F.cross_entropy(factor * logits, y), factor)
+    assert irm_penalty(logits, y).item() == pytest.approx(slope.item() ** 2, abs=1e-14)
+
+
+def test_irm_anneals():
+    data, model = batch(), make(3).eval()
+    loss_of = IRM(coefficient=50.0, anneal=0.5).start(run_of(data))
+    for step, weight in ((4, 1.0), (5, 50.0)):
+        loss, terms = loss_of(model, data, Clock(step, 10))
+        assert loss.item() == pytest.approx((terms["cross_entropy"] + weight * terms["irm"]).item() / weight)
+
+
+def test_mixup_depends_on_seed_and_step_alone():
+    data, model = batch(), make(3).eval()
+    first, again = (Mixup(1.0).start(run_of(data, seed=3)) for _ in range(2))
+    first(model, data, Clock(0, 9))
+    assert first(model, data, Clock(4, 9))[0] == again(model, data, Clock(4, 9))[0]
+    assert first(model, data, Clock(5, 9))[0] != again(model, data, Clock(4, 9))[0]
+    other = Mixup(1.0).start(run_of(data, seed=4))
+    assert other(model, data, Clock(4, 9))[0] != again(model, data, Clock(4, 9))[0]
+
+
+def test_mixup_lies_between_the_images():
+    data = batch()
+    seen = []
+    Mixup(1.0).start(run_of(data))(lambda x: seen.append(x) or make(3)(x), data, Clock(0, 1))
+    low, high = data.x.amin(0), data.x.amax(0)
+    assert (
+        (seen[0] >= low - 1e-6).all() and (seen[0] <= high + 1e-6).all() and not torch.equal(seen[0], data.x)
+    )
+
+
+def test_jtt_weighs_the_errors_of_the_first_network():
+    data = batch()
+    torch.manual_seed(0)
+    loss_of = JTT(upweight=5.0).start(run_of(data))
+    assert set(loss_of.weight.tolist()) == {1.0, 5.0}  # an untrained network gets some right and some wrong
+    model = make(3).eval()
+    losses = F.cross_entropy(model(data.x), data.y, reduction="none")
+    loss, _ = loss_of(model, data, Clock(0, 1))
+    assert loss.item() == pytest.approx(
+        ((loss_of.weight * losses).sum() / loss_of.weight.sum()).item(), rel=1e-6
+    )
+
+
+def test_outside_share():
+    maps = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    mask = torch.zeros(2, 4, 4)
+    mask[:, :2, :2] = 1  # the first cell, whole
+    mask[0, :2, 2] = 1  # half of the second
+    assert outside_share(maps, mask).tolist() == pytest.approx([3 / 8, 0])
+
+
+def test_mask_oracle_moves_the_map_into_the_mask():
+    data = batch(y=tuple(range(3)) * 8, c=(0, 1) * 12)
+    data.mask[:] = 0
+    data.mask[:, 4:12, 4:12] = 1
+
+    class Data:
+        x, y, c, mask = data.x, data.y, data.c, data.mask.bool()
+
+    found = {
+        weight: fit_groups(make, Data, epochs=25, batch_size=12, flip=False, objective=MaskOracle(weight))
+        for weight in (0.0, 5.0)
+    }
+    assert found[5.0].history.terms["outside"][-1] < 0.6 * found[0.0].history.terms["outside"][-1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (lambda: GroupDRO(-1.0), "step_size=-1.0 must be a finite number in"),
+        (lambda: CORAL(float("nan")), "coefficient=nan must be"),
+        (lambda: IRM(anneal=2.0), "anneal=2.0 must be"),
+        (lambda: Mixup(0.0), "alpha=0.0 must be"),
+        (lambda: JTT(upweight=0.5), "upweight=0.5 must be"),
+        (lambda: ERM("z"), "label='z' is not one of"),
+        (lambda: MaskOracle(warmup=-0.1), "warmup=-0.1 must be"),
+        (lambda: MaskOracle().start(run_of(batch()._replace(mask=None))), "MaskOracle needs data with"),
+    ],
+)
+def test_bad_arguments_are_named(bad, said):
+    with pytest.raises(ValueError, match=said):
+        bad()
+
+
+def test_a_network_without_a_head_is_refused():
+    data = batch()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    with pytest.raises(ValueError, match="Sequential has no features"):
+        CORAL().start(run_of(data))(model, data, Clock(0, 1))

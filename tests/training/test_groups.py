@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from faultlines.data.spurious import spurious_benchmark
+from faultlines.models import SmallCNN
+from faultlines.training import (
+    ERM,
+    EX2L,
+    JTT,
+    CrossEntropy,
+    GroupDRO,
+    GroupHistory,
+    Mixup,
+    fit,
+    fit_groups,
+    seeded,
+)
+from faultlines.training.group_batches import GroupBatches, as_batch
+from faultlines.training.group_history import group_rates, score
+
+CPU = torch.device("cpu")
+
+
+def make(classes):
+    return SmallCNN(classes=classes, width=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return spurious_benchmark("m2m_hard", n_train=4, n_validation=2, n_test=2, size=32, patch=12)
+
+
+def weights(model):
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def train(data, **options):
+    return fit_groups(make, data.train, **{"epochs": 3, "batch_size": 8, **options})
+
+
+def test_a_seed_decides_everything_and_nothing_else_does(data):
+    torch.manual_seed(0)
+    one = train(data, objective=EX2L(), seed=3)
+    before = torch.random.get_rng_state()
+    torch.manual_seed(1)
+    two, other = train(data, objective=EX2L(), seed=3), train(data, objective=EX2L(), seed=4)
+    assert torch.equal(weights(one.model), weights(two.model))
+    assert one.history.terms == two.history.terms
+    assert not torch.equal(weights(one.model), weights(other.model))
+    assert not torch.equal(before, torch.random.get_rng_state()) and not one.model.training
+
+
+def test_erm_is_the_ordinary_loop(data):
+    """The same steps as `fit`, given the same batches."""
+    options = {"lr": 2e-3, "weight_decay": 1e-4, "warmup": 0.3, "schedule": "onecycle", "grad_clip": None}
+    model = seeded(lambda: make(4), 7)
+    fit(
+        model, data.train.x, data.train.y, epochs=3, batch_size=8, objective=CrossEntropy(), seed=7, **options
+    )
+    found = train(data, objective=ERM(), seed=7, flip=False)
+    assert (weights(model) - weights(found.model)).abs().max() < 1e-6
+
+
+def test_a_network_can_be_trained_on_the_confounder(data):
+    found = fit_groups(make, data.train, epochs=30, batch_size=8, lr=0.02, objective=ERM("c"))
+    numbered = data.train.c.unique(return_inverse=True)[1]
+    assert (found.model(data.train.x).argmax(1) == numbered).float().mean() > 0.8
+
+
+def test_confounders_groups_and_domains_are_numbered_from_zero(data):
+    whole, groups = as_batch(data.train, CPU)
+    assert groups == 8 and whole.group.unique().tolist() == list(range(8))
+    assert whole.c.unique().tolist() == [0, 1, 2, 3] and data.train.c.unique().tolist() != [0, 1, 2, 3]
+    assert torch.equal(whole.domain, data.train.environment)
+    pairs = {(int(g), int(y), int(c)) for g, y, c in zip(whole.group, whole.y, whole.c, strict=True)}
+    assert len(pairs) == 8
+    bare = SimpleNamespace(x=data.train.x, y=data.train.y, c=data.train.c)
+    assert torch.equal(as_batch(bare, CPU)[0].domain, whole.c) and as_batch(bare, CPU)[0].mask is None
+
+
+def test_masks_are_mirrored_with_their_images(data):
+    whole, _ = as_batch(data.train, CPU)
+    whole = whole._replace(x=whole.mask[:, None].expand(-1, 3, -1, -1))  # the image is its own mask
+    seen = list(GroupBatches(whole, batch_size=5, seed=0).epoch())
+    assert [len(b.y) for b in seen] == [5] * 6 + [2]
+    assert torch.cat([b.index for b in seen]).sort().values.tolist() == list(range(32))
+    mirrored = 0
+    for batch in seen:
+        assert torch.equal(batch.x[:, 0], batch.mask)
+        assert torch.equal(batch.y, data.train.y[batch.index])
+        mirrored += int((batch.mask != whole.mask[batch.index]).any(dim=2).any(dim=1).sum())
+    assert 8 < mirrored < 24
+
+
+def test_scores_by_hand():
+    right, y, c = (
+        torch.tensor([1.0, 0, 1, 1, 0]),
+        torch.tensor([0, 0, 0, 1, 1]),
+        torch.tensor([5, 5, 2, 2, 2]),
+    )
+    assert group_rates(right, y, c).tolist() == [
+        1.0,
+        0.5,
+        0.5,
+    ]  # (0, 2), (0, 5), (1, 2); (1, 5) does not occur
+
+    class First(torch.nn.Module):
+        def forward(self, x):
+            return torch.stack([torch.ones(len(x)), torch.zeros(len(x))], dim=1)
+
+    data = SimpleNamespace(x=torch.zeros(5, 1), y=y, c=c)
+    assert score(First(), data, CPU, batch_size=2) == (pytest.approx(0.6), 0.0)
+
+
+@pytest.mark.parametrize("by", ["average", "worst"])
+def test_selection_returns_the_chosen_epoch(data, by):
+    validation = {"same": data.validation, "other": data.test}
+    found = train(data, epochs=6, validation=validation, select=("other", by), seed=1, lr=0.02)
+    values = getattr(found.history, by)["other"]
+    assert found.epoch == values.index(max(values)) + 1
+    assert getattr(score(found.model, data.test, CPU), by) == max(values)
+    last = train(data, epochs=6, validation=validation, seed=1, lr=0.02)
+    assert last.history.worst == found.history.worst and last.epoch == 6
+    if found.epoch < 6:
+        assert not torch.equal(weights(last.model), weights(found.model))
+
+
+def test_an_equal_score_does_not_move_the_choice():
+    assert GroupHistory(average={"v": [0.2, 0.7, 0.7, 0.1]}).selected("v", "average") == 1
+
+
+@pytest.mark.parametrize("objective", [ERM(), GroupDRO(0.5), EX2L(), Mixup(), JTT(first=0.4)], ids=repr)
+def test_a_run_taken_up_equals_one_without_a_break(data, objective, tmp_path, monkeypatch):
+    options = {"objective": objective, "validation": {"v": data.test}, "select": ("v", "worst"), "seed": 2}
+    whole = train(data, **options)
+    path, saved = tmp_path / "run.pt", []
+    import faultlines.training.groups as groups
+
+    def save_then_stop(where, state):
+        original(where, state)
+        saved.append(where)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    original = groups.checkpoints.save
+    monkeypatch.setattr(groups.checkpoints, "save", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, checkpoint=path, **options)
+    monkeypatch.setattr(groups.checkpoints, "save", original)
+    found = train(data, checkpoint=path, **options)
+    assert torch.equal(weights(whole.model), weights(found.model)) and whole.epoch == found.epoch
+    assert whole.history.terms == found.history.terms and whole.history.worst == found.history.worst
+    assert torch.equal(weights(whole.loss), weights(found.loss)) if whole.loss.state_dict() else True
+
+
+def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
+    train(data, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="was made by another run"):
+        train(data, checkpoint=tmp_path / "run.pt", objective=EX2L())
+
+
+def test_the_environment_can_ask_for_checkpoints(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAULTLINES_CHECKPOINTS", str(tmp_path))
+    first, again = train(data), train(data)
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    assert first.history == again.history and torch.equal(weights(first.model), weights(again.model))
+    train(data, seed=1)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def grouped(data, **changes):
+    fields = {"x": data.train.x, "y": data.train.y, "c": data.train.c, "mask": data.train.mask}
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"c": torch.zeros(3).long()}, {}, r"c has shape \(3,\)"),
+        ({"y": torch.zeros(32)}, {}, "y has shape .* dtype torch.float32"),
+        ({"x": torch.zeros(32, 3, 32, 32, dtype=torch.uint8)}, {}, "x has shape .* dtype torch.uint8"),
+        ({"mask": torch.zeros(32, 2, 2).bool()}, {}, r"mask has shape \(32, 2, 2\)"),
+        ({}, {"batch_size": 33}, "batch_size=33 exceeds the number of samples, 32"),
+        ({}, {"epochs": 0}, "epochs=0 must be"),
+        (
+            {},
+            {"select": ("test", "worst")},
+            "select='test' is not the name of a validation set: none is given",
+        ),
+        ({}, {"validation": "same", "select": ("v", "best")}, "select by 'best' is not one of"),
+    ],
+)
+def test_what_does_not_fit_is_named(data, changes, options, said):
+    if options.get("validation"):
+        options = options | {"validation": {"v": data.validation}}
+    with pytest.raises(ValueError, match=said):
+        fit_groups(make, grouped(data, **changes), **{"epochs": 1, "batch_size": 8, **options})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data):
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 1 of 3 under ERM"):
+        fit_groups(make, grouped(data, x=data.train.x * float("nan")), epochs=3, batch_size=8)
