@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,17 +94,18 @@ def spurious_benchmark(
     generator = torch.Generator().manual_seed(seed)
     seeds = iter(torch.randint(2**62, (4,), generator=generator).tolist())
 
-    def split(part: str, n: int) -> GroupedImages:
+    def split(purpose: str, part: str, n: int) -> GroupedImages:
         cells: tuple[Cell, ...] = getattr(benchmark_cells(name, n), part)
         y, c, environment = expand(cells)
-        return render_groups(y, c, environment=environment, seed=next(seeds), **dials)
+        images = render_groups(y, c, environment=environment, seed=next(seeds), **dials)
+        return replace(images, split=purpose)
 
     return SpuriousBenchmark(
         name,
-        split("train", n_train),
-        split("train", n_validation),
-        split("test", n_test),
-        split("test", n_ood_validation) if n_ood_validation else None,
+        split("train", "train", n_train),
+        split("validation", "train", n_validation),
+        split("test", "test", n_test),
+        split("ood_validation", "test", n_ood_validation) if n_ood_validation else None,
     )
 
 

@@ -23,6 +23,8 @@ class GroupedImages:
         environment: Training environment 0 or 1, `[n]`.
         mask: True where the foreground is, `[n, height, width]`; None where it is not known.
         backgrounds: Number of backgrounds there are, also of those that do not occur here.
+        split: `"train"`, `"validation"` (of the training groups), `"ood_validation"` (of the test groups), `"test"`,
+            or empty; a model may be chosen on a validation set alone.
     """
 
     x: Float[Tensor, "n 3 height width"]
@@ -31,6 +33,7 @@ class GroupedImages:
     environment: Int64[Tensor, " n"]
     mask: Bool[Tensor, "n height width"] | None = None
     backgrounds: int = len(LOCATIONS)
+    split: str = ""
 
     @property
     def group(self) -> Int64[Tensor, " n"]:

@@ -1,0 +1,147 @@
+"""Explanations against the known foreground: how much of a map is on it, and how concentrated the map is.
+
+Maps may be coarser than masks. An empty map, one that is zero everywhere, tells nothing about places and counts as
+the even map does: its energy and its pointing are the foreground's share of the image, its sparsity is 0. Only its
+coverage, 0, tells the two apart; report it beside the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Maps = Float[Tensor, "n rows columns"]
+Masks = Bool[Tensor, "n height width"]
+PerMap = Float[Tensor, " n"]
+
+
+class ForegroundMetrics(NamedTuple):
+    """Metrics of a batch of maps, `[n]` each.
+
+    Attributes:
+        energy: Share of the map's mass on the foreground; see `foreground_energy`.
+        pointing: Whether the map's peak is on the foreground; see `pointing_game`.
+        coverage: Share of cells above a tenth of the peak; see `map_coverage`.
+        sparsity: Hoyer's index; see `hoyer_sparsity`.
+        area: The foreground's share of the image, what energy and pointing are by chance.
+    """
+
+    energy: PerMap
+    pointing: PerMap
+    coverage: PerMap
+    sparsity: PerMap
+    area: PerMap
+
+
+def foreground_metrics(maps: Maps, mask: Masks) -> ForegroundMetrics:
+    """Return all metrics of maps against masks.
+
+    Args:
+        maps: Explanations, at least 0.
+        mask: True on the foreground, at the maps' resolution or a finer one.
+
+    Raises:
+        ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
+
+    Example:
+        >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+        >>> mask[:, :2, :2] = True
+        >>> maps = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
+        >>> [value.item() for value in foreground_metrics(maps, mask)[:3]]
+        [0.75, 1.0, 0.5]
+    """
+    return ForegroundMetrics(
+        foreground_energy(maps, mask),
+        pointing_game(maps, mask),
+        map_coverage(maps),
+        hoyer_sparsity(maps),
+        mask.to(maps.dtype).mean(dim=(1, 2)),
+    )
+
+
+def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
+    """Return the share of each map's mass on the foreground (Wang et al. 2020), differentiable in the maps.
+
+    A cell of a coarse map lies on the foreground with the share of its pixels that do.
+
+    Raises:
+        ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
+    """
+    _check(maps, mask)
+    share = F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), maps.shape[1:])[:, 0]
+    mass = maps.sum(dim=(1, 2))
+    empty = mass == 0
+    energy = (maps * share).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
+    return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy)
+
+
+def pointing_game(maps: Maps, mask: Masks) -> PerMap:
+    """Return 1 where the map's peak is on the foreground and 0 where not (Zhang et al. 2018), without tolerance.
+
+    The peak is that of the map enlarged bilinearly to the mask. Where several pixels tie, it is the share of them.
+
+    Raises:
+        ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
+    """
+    _check(maps, mask)
+    enlarged = F.interpolate(
+        maps.detach()[:, None], mask.shape[1:], mode="bilinear", align_corners=False
+    )[:, 0]  # fmt: skip
+    peak = enlarged == enlarged.amax(dim=(1, 2), keepdim=True)
+    return (peak & mask).sum(dim=(1, 2)).to(maps.dtype) / peak.sum(dim=(1, 2))
+
+
+def map_coverage(maps: Maps, threshold: float = 0.1) -> PerMap:
+    """Return the share of cells above `threshold` times the map's peak; 0 for an empty map.
+
+    Raises:
+        ValueError: If the threshold is not in [0, 1), or a map is negative or not finite somewhere.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold={threshold!r} must lie in [0, 1)")
+    _check(maps)
+    return (maps > threshold * maps.amax(dim=(1, 2), keepdim=True)).to(maps.dtype).mean(dim=(1, 2))
+
+
+def hoyer_sparsity(maps: Maps) -> PerMap:
+    r"""Return $(\sqrt n - \lVert M\rVert_1 / \lVert M\rVert_2) / (\sqrt n - 1)$, 0 for an even map, 1 for one cell.
+
+    From Hoyer (2004). The cosine of a map and a constant one is $\lVert M\rVert_1 / (\sqrt n \lVert M\rVert_2)$:
+    a penalty on it is a reward for sparsity. An empty map has 0, and so has a map of one cell.
+
+    Raises:
+        ValueError: If a map is negative or not finite somewhere.
+
+    Example:
+        >>> hoyer_sparsity(torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.0, 7.0], [0.0, 0.0]]]))
+        tensor([0., 1.])
+    """
+    _check(maps)
+    root = maps[0].numel() ** 0.5
+    flat = maps.flatten(1)
+    peak = flat.amax(dim=1, keepdim=True)
+    flat = flat / torch.where(peak == 0, torch.ones_like(peak), peak)  # squares of tiny maps would underflow
+    length = flat.norm(dim=1)
+    even = torch.where(length == 0, torch.full_like(length, root), flat.sum(dim=1) / length.clamp_min(0.5))
+    return ((root - even) / max(root - 1, torch.finfo(maps.dtype).eps)).clamp(0, 1)
+
+
+def _check(maps: Tensor, mask: Tensor | None = None) -> None:
+    if maps.ndim != 3 or not maps.is_floating_point() or 0 in maps.shape:
+        raise ValueError(
+            f"maps has shape {tuple(maps.shape)} and dtype {maps.dtype}; [n, rows, columns] and floating point"
+        )
+    if not bool(torch.isfinite(maps).all()) or bool((maps < 0).any()):
+        raise ValueError("maps holds values that are negative or not finite; take the positive part first")
+    if mask is None:
+        return
+    if mask.dtype != torch.bool or mask.ndim != 3 or len(mask) != len(maps):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; bool and [{len(maps)}, height, width]"
+        )
+    if mask.shape[1] < maps.shape[1] or mask.shape[2] < maps.shape[2]:
+        raise ValueError(f"mask is {tuple(mask.shape[1:])}, coarser than the maps' {tuple(maps.shape[1:])}")

@@ -1,0 +1,220 @@
+r"""Accuracy by group, and the choice of a model by its worst group on a set that is not the test.
+
+A group is a pair of class and confounder. WGA, worst-group accuracy, is the least over the groups that are there
+(Sagawa et al. 2020); AA, average accuracy, is over all images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from faultlines.data.spurious.grouped import GroupedImages
+
+Measure = Literal["average", "worst"]
+SELECTABLE = ("validation", "ood_validation")  # the splits that a choice may look at
+
+
+class Group(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        y: Class.
+        c: Confounder.
+        correct: Images classified right.
+        total: Images.
+        low: Lower end of the Wilson (1927) interval of the accuracy.
+        high: Upper end.
+    """
+
+    y: int
+    c: int
+    correct: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified right."""
+        return self.correct / self.total
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracies of one model on one set.
+
+    Attributes:
+        groups: One row a group that occurs, ordered by class, then confounder.
+        split: What the set is for, as `GroupedImages.split` says.
+    """
+
+    groups: tuple[Group, ...]
+    split: str = ""
+
+    @property
+    def average(self) -> float:
+        """Accuracy over all images (AA)."""
+        return sum(g.correct for g in self.groups) / sum(g.total for g in self.groups)
+
+    @property
+    def balanced(self) -> float:
+        """Mean of the groups' accuracies; equals `average` where groups are equally large."""
+        return sum(g.accuracy for g in self.groups) / len(self.groups)
+
+    @property
+    def worst_group(self) -> Group:
+        """The group of least accuracy; of equals, the larger, of which more is known."""
+        return min(self.groups, key=lambda g: (g.accuracy, -g.total))
+
+    @property
+    def worst(self) -> float:
+        """Accuracy of the worst group (WGA)."""
+        return self.worst_group.accuracy
+
+    def reweighted(self, y: Int[Tensor, " n"], c: Int[Tensor, " n"]) -> float:
+        """Return the groups' accuracies weighted by how frequent each group is among these labels.
+
+        On Waterbirds the published average is weighted by the training set, as its test set is balanced.
+
+        Raises:
+            ValueError: If one of their groups is not in this table.
+        """
+        shares = _counts(y, c)
+        rows = {(g.y, g.c): g.accuracy for g in self.groups}
+        if missing := sorted(set(shares) - set(rows)):
+            raise ValueError(f"no accuracy is known of the groups (y, c) {missing}")
+        return sum(rows[group] * n for group, n in shares.items()) / len(y)
+
+
+def group_accuracy(
+    prediction: Int[Tensor, " n"],
+    y: Int[Tensor, " n"],
+    c: Int[Tensor, " n"],
+    *,
+    expected: Iterable[tuple[int, int]] | None = None,
+    split: str = "",
+    confidence: float = 0.95,
+) -> GroupAccuracy:
+    """Tabulate predicted classes by group.
+
+    Args:
+        prediction: Predicted classes.
+        y: Classes.
+        c: Confounders.
+        expected: Groups `(y, c)` that must occur; a worst group that was never looked at is no worst group.
+        split: What the set is for; `choose` goes by it.
+        confidence: Coverage of the groups' intervals.
+
+    Raises:
+        ValueError: If shapes or dtypes differ from the above, nothing is given, an expected group is missing or the
+            confidence is not in (0, 1).
+
+    Example:
+        >>> y, c = torch.tensor([0, 0, 1, 1]), torch.tensor([2, 2, 2, 3])
+        >>> found = group_accuracy(torch.tensor([0, 1, 1, 0]), y, c)
+        >>> found.average, found.worst, found.worst_group[:4]
+        (0.5, 0.0, (1, 3, 0, 1))
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} is not in (0, 1)")
+    for name, labels in (("prediction", prediction), ("y", y), ("c", c)):
+        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"{name} has shape {tuple(labels.shape)} and dtype {labels.dtype}; [n] and integers"
+            )
+    if not len(prediction) == len(y) == len(c) or not len(y):
+        raise ValueError(
+            f"prediction has {len(prediction)} entries, y {len(y)} and c {len(c)}; need as many, and not 0"
+        )
+    total, right = _counts(y, c), _counts(y[prediction == y], c[prediction == y])
+    if missing := sorted(set(expected or ()) - set(total)):
+        raise ValueError(f"the groups (y, c) {missing} are expected and have no image")
+    rows = (
+        Group(*group, right.get(group, 0), n, *wilson(right.get(group, 0), n, confidence))
+        for group, n in sorted(total.items())
+    )
+    return GroupAccuracy(tuple(rows), split)
+
+
+@torch.no_grad()
+def evaluate_groups(model: nn.Module, images: GroupedImages, *, batch_size: int = 256) -> GroupAccuracy:
+    """Classify images and tabulate; the model's mode is left as it is.
+
+    Args:
+        model: Maps images to logits; it should be in evaluation mode.
+        images: Images on the model's device; their `split` goes into the table.
+        batch_size: Images at once.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    if not len(images):
+        raise ValueError("images holds no image")
+    prediction = torch.cat([model(batch).argmax(dim=1) for batch in images.x.split(batch_size)])
+    return group_accuracy(prediction, images.y, images.c, split=images.split)
+
+
+def choose(candidates: Mapping[str, GroupAccuracy], by: Measure = "worst") -> str:
+    """Return the name of the best candidate on validation data.
+
+    Args:
+        candidates: Accuracies by name: of several models, epochs or settings, all on one set.
+        by: `"worst"` goes by worst-group accuracy and, of equals, by the average; `"average"` the other way round.
+            Of equals in both, the first.
+
+    Raises:
+        ValueError: If there is none, the sets differ, or they are not validation sets: a choice that has seen the
+            test set leaves no test.
+
+    Example:
+        >>> y, c = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+        >>> fair = group_accuracy(torch.tensor([0, 0, 1, 1]), y, c, split="validation")
+        >>> shortcut = group_accuracy(torch.tensor([0, 1, 0, 1]), y, c, split="validation")
+        >>> choose({"shortcut": shortcut, "fair": fair})
+        'fair'
+    """
+    if by not in get_args(Measure):
+        raise ValueError(f"by={by!r} is not one of {get_args(Measure)}")
+    if not candidates:
+        raise ValueError("candidates is empty")
+    splits = sorted({found.split for found in candidates.values()})
+    if len(splits) > 1 or splits[0] not in SELECTABLE:
+        raise ValueError(
+            f"candidates were evaluated on {splits}; a choice may only look at one of {list(SELECTABLE)}"
+        )
+    tables = {tuple((g.y, g.c, g.total) for g in found.groups) for found in candidates.values()}
+    if len(tables) > 1:
+        raise ValueError("candidates were evaluated on sets of different groups or sizes")
+
+    def merit(name: str) -> tuple[float, float]:
+        pair = candidates[name].worst, candidates[name].average
+        return pair if by == "worst" else pair[::-1]
+
+    return max(candidates, key=merit)
+
+
+def wilson(successes: int, total: int, confidence: float) -> tuple[float, float]:
+    """Return the ends of Wilson's (1927) score interval of a proportion.
+
+    Example:
+        >>> tuple(round(end, 3) for end in wilson(0, 10, 0.95))
+        (0.0, 0.278)
+    """
+    z2 = 2 * torch.erfinv(torch.tensor(confidence, dtype=torch.float64)).item() ** 2
+    rate = successes / total
+    half = math.sqrt(z2 * (rate * (1 - rate) / total + z2 / (4 * total**2)))
+    low, high = ((rate + z2 / (2 * total) + side * half) / (1 + z2 / total) for side in (-1, 1))
+    # the ends are exact at the ends of the scale, where rounding leaves 1e-17
+    return (low if successes else 0.0), (high if successes < total else 1.0)
+
+
+def _counts(y: Tensor, c: Tensor) -> dict[tuple[int, int], int]:
+    pairs, n = torch.stack([y.long(), c.long()], dim=1).unique(dim=0, return_counts=True)
+    return {tuple(pair): count for pair, count in zip(pairs.tolist(), n.tolist(), strict=True)}
