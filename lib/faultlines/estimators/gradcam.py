@@ -141,7 +141,7 @@ def cam_of_head(
     """Closed form behind global average pooling and a linear layer, before the ReLU."""
     if center:
         weight = weight - weight.mean(dim=0)
-    return torch.einsum("bkhw,bk->bhw", features, weight[target]) / features[0, 0].numel()
+    return _combine(features, weight[target] / features[0, 0].numel())
 
 
 def cam_of_graph(
@@ -163,7 +163,12 @@ def cam_of_graph(
     if center:
         score = score - logits.mean(dim=1).sum()
     (slope,) = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)
-    return torch.einsum("bkhw,bk->bhw", features, slope.mean(dim=(2, 3)))
+    return _combine(features, slope.mean(dim=(2, 3)))
+
+
+def _combine(features: Tensor, weight: Tensor) -> Tensor:
+    # as a batch of products: einsum would copy the features into another order, forward and backward
+    return torch.bmm(weight[:, None], features.flatten(2)).unflatten(2, features.shape[2:])[:, 0]
 
 
 def _targets(target: int | Tensor, logits: Tensor) -> Tensor:
