@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 
 import torch
-from benchmarks.auto_attack import digits_vit
+from benchmarks._digits import digits_vit
+from benchmarks._timing import interleaved, one_thread, ratio
 
 from faultlines.attacks import CarliniWagnerL2
 
@@ -23,45 +23,46 @@ def run() -> list[dict]:
     """Return one row: name, ours_s, peer_s, ratio (ours / peer), target, ok and note."""
     import foolbox
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         model, x, y = digits_vit(SAMPLES)
         attack = CarliniWagnerL2(
             steps=STEPS, search_steps=SEARCH_STEPS, step_size=STEP_SIZE, initial_c=INITIAL_C
         )
-        peer = foolbox.attacks.L2CarliniWagnerAttack(
+        peer_attack = foolbox.attacks.L2CarliniWagnerAttack(
             steps=STEPS, binary_search_steps=SEARCH_STEPS, stepsize=STEP_SIZE, initial_const=INITIAL_C
         )
         peer_model = foolbox.PyTorchModel(copy.deepcopy(model), bounds=(0, 1), device=x.device)
-        ours_s, peer_s = [], []
-        for _ in range(ROUNDS):
-            start = time.process_time()
-            ours = attack(model, x, y)
-            middle = time.process_time()
-            theirs, _, fooled = peer(peer_model, x, y, epsilons=None)
-            ours_s.append(middle - start)
-            peer_s.append(time.process_time() - middle)
-    finally:
-        torch.set_num_threads(threads)
-    distance, peer_distance = (
-        torch.where(success, (z - x).flatten(1).norm(dim=1), torch.inf)
-        for z, success in ((ours.x_adv, ours.success), (theirs, fooled))
-    )
-    ratio = statistics.median(a / b for a, b in zip(ours_s, peer_s, strict=True))
-    farther = (distance.median() / peer_distance.median()).item()
+        found = {}
+
+        def ours() -> None:
+            result = attack(model, x, y)
+            found["ours"] = result.x_adv, result.success
+
+        def peer() -> None:
+            z, _, fooled = peer_attack(peer_model, x, y, epsilons=None)
+            found["peer"] = z, fooled
+
+        times = interleaved({"ours": ours, "peer": peer}, ROUNDS, warm=False)
+    (median, fooled), (peer_median, peer_fooled) = (reach(x, *found[name]) for name in ("ours", "peer"))
+    measured, farther = ratio(times["ours"], times["peer"]), median / peer_median
     return [
         {
             "name": "CarliniWagnerL2 / foolbox",
-            "ours_s": statistics.median(ours_s),
-            "peer_s": statistics.median(peer_s),
-            "ratio": ratio,
+            "ours_s": statistics.median(times["ours"]),
+            "peer_s": statistics.median(times["peer"]),
+            "ratio": measured,
             "target": f"<= {TARGET}, median distance <= {FARTHER} x",
-            "ok": ratio <= TARGET and farther <= FARTHER,
-            "note": f"{SAMPLES} samples: median l2 {distance.median():.4f}, foolbox {peer_distance.median():.4f} "
-            f"(x{farther:.3f}); fooled {ours.success.float().mean():.3f}, foolbox {fooled.float().mean():.3f}",
+            "ok": measured <= TARGET and farther <= FARTHER,
+            "note": f"{SAMPLES} samples: median l2 {median:.4f}, foolbox {peer_median:.4f} (x{farther:.3f}); "
+            f"fooled {fooled:.3f}, foolbox {peer_fooled:.3f}",
         }
     ]
+
+
+def reach(x: torch.Tensor, x_adv: torch.Tensor, fooled: torch.Tensor) -> tuple[float, float]:
+    """Return the median distance, infinite where the model was not fooled, and the share fooled."""
+    distance = torch.where(fooled, (x_adv - x).flatten(1).norm(dim=1), torch.inf)
+    return distance.median().item(), fooled.float().mean().item()
 
 
 if __name__ == "__main__":

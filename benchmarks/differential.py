@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from benchmarks.pgd import interleaved
+from benchmarks._timing import interleaved, one_thread, ratio
 from torch.nn import functional as F
 
 from faultlines.models import ViT
@@ -65,10 +65,8 @@ def step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[
 
 def run() -> list[dict]:
     """Return one row a size: name, ours_s, peer_s, ratio (differential / softmax), target and ok."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     rows = []
-    try:
+    with one_thread():
         for name, sizes in SIZES.items():
             sizes = dict(sizes)
             batch = sizes.pop("batch")
@@ -82,21 +80,17 @@ def run() -> list[dict]:
                 torch.manual_seed(0)
                 cases[attention] = step(ViT(**sizes, classes=10, heads=4, attention=attention), x, y)
             times = interleaved(cases, ROUNDS)
-            ratio = statistics.median(
-                a / b for a, b in zip(times["differential"], times["softmax"], strict=True)
-            )
+            measured = ratio(times["differential"], times["softmax"])
             rows.append(
                 {
                     "name": f"DiffViT / ViT, {name}",
                     "ours_s": statistics.median(times["differential"]),
                     "peer_s": statistics.median(times["softmax"]),
-                    "ratio": ratio,
+                    "ratio": measured,
                     "target": TARGET,
-                    "ok": ratio <= TARGET,
+                    "ok": measured <= TARGET,
                 }
             )
-    finally:
-        torch.set_num_threads(threads)
     return rows
 
 

@@ -12,10 +12,10 @@ time, since the machine may be shared. The ratio is the median over the rounds o
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from benchmarks._timing import interleaved, one_thread, ratio
 from torch.nn import functional as F
 
 from faultlines.attacks import PGD
@@ -24,21 +24,6 @@ from faultlines.models import ViT
 # 40 steps, as Madry et al. (2018) evaluate 28 x 28 images; with fewer, the forward pass on the clean point weighs more
 EPS, STEPS, BATCH, ROUNDS = 8 / 255, 40, 64, 5
 STEP_SIZE = 2.5 * EPS / STEPS
-
-
-def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time each case once a round, so that a busy moment of the machine falls on all of them alike."""
-    times = {name: [] for name in cases}
-    for case in cases.values():
-        case()
-    for turn in range(rounds):
-        # whoever runs first meets the caches that the last one left: take turns at that too
-        names = list(cases)[turn % len(cases) :] + list(cases)[: turn % len(cases)]
-        for name in names:
-            start = time.process_time()
-            cases[name]()
-            times[name].append(time.process_time() - start)
-    return times
 
 
 def cases(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -80,12 +65,8 @@ def run() -> list[dict]:
     x = torch.rand(BATCH, 1, 28, 28)
     with torch.no_grad():
         y = model(x).argmax(dim=1)  # right on every sample: early stopping has to earn its gain
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         times = interleaved(cases(model, x, y), ROUNDS)
-    finally:
-        torch.set_num_threads(threads)
     rows = []
     for ours, peer, target in (
         ("ours", "floor", 1.10),
@@ -93,15 +74,15 @@ def run() -> list[dict]:
         ("ours", "captum", 1.0),
         ("ours, early stop", "captum", 1.0),
     ):
-        ratio = statistics.median(a / b for a, b in zip(times[ours], times[peer], strict=True))
+        measured = ratio(times[ours], times[peer])
         rows.append(
             {
                 "name": f"PGD{ours.removeprefix('ours')} / {peer}",
                 "ours_s": statistics.median(times[ours]),
                 "peer_s": statistics.median(times[peer]),
-                "ratio": ratio,
+                "ratio": measured,
                 "target": target,
-                "ok": ratio <= target,
+                "ok": measured <= target,
             }
         )
     return rows

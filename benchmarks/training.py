@@ -14,9 +14,10 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
+from benchmarks._timing import interleaved, ratio
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -88,30 +89,15 @@ def _half(job: tuple[range, Objective]) -> None:
     train(job[0], job[1], "never")
 
 
-def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time each case once a round; whoever runs first changes from round to round."""
-    times = {name: [] for name in cases}
-    for case in cases.values():
-        case()
-    for turn in range(rounds):
-        names = list(cases)[turn % len(cases) :] + list(cases)[: turn % len(cases)]
-        for name in names:
-            start = time.perf_counter()
-            cases[name]()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
 def row(name: str, ours: list[float], peer: list[float], target: float | None, note: str) -> dict:
-    """Compare round by round, since a round shares the machine's mood."""
-    ratio = statistics.median(a / b for a, b in zip(ours, peer, strict=True))
+    measured = ratio(ours, peer)
     return {
         "name": name,
         "ours_s": statistics.median(ours),
         "peer_s": statistics.median(peer),
-        "ratio": ratio,
+        "ratio": measured,
         "target": target,
-        "ok": target is None or ratio <= target,
+        "ok": target is None or measured <= target,
         "note": note,
     }
 
@@ -119,7 +105,7 @@ def row(name: str, ours: list[float], peer: list[float], target: float | None, n
 def rows() -> Iterator[dict]:
     """Yield one row a comparison; `ratio` is ours over the peer's, smaller is better."""
     note = f"{torch.get_num_threads()} threads"
-    times = interleaved({"ours": by_fit, "peer": by_hand}, 5 * ROUNDS)
+    times = interleaved({"ours": by_fit, "peer": by_hand}, 5 * ROUNDS, clock=time.perf_counter)
     yield row("fit / loop by hand", times["ours"], times["peer"], 1.10, note)
     with multiprocessing.get_context("spawn").Pool(2, initializer=_one_thread) as pool:
         for objective in (CrossEntropy(), JaSMin(0.03)):
@@ -131,7 +117,7 @@ def rows() -> Iterator[dict]:
                     "in turn": lambda s=seeds, o=objective: train(s, o, "never"),
                     "pool": lambda h=halves: pool.map(_half, h, chunksize=1),
                 }
-                times = interleaved(cases, ROUNDS)
+                times = interleaved(cases, ROUNDS, clock=time.perf_counter)
                 label = f"{members} x {type(objective).__name__}"
                 yield row(f"at once / in turn: {label}", times["at once"], times["in turn"], 1.0, note)
                 pooled = "two processes of one thread each"
