@@ -4,6 +4,7 @@ from .attention import SoftmaxMechanism as SoftmaxMechanism
 from .clip.checkpoints import load_clip as load_clip
 from .clip.convert import convert_checkpoint as convert_checkpoint
 from .clip.image import ImageTower as ImageTower
+from .clip.published import load_published as load_published
 from .clip.text import TextTower as TextTower
 from .clip.tokenizer import WordTokenizer as WordTokenizer
 from .clip.two_tower import CLIP as CLIP
@@ -22,6 +23,7 @@ from .linearized import qkv_attention as qkv_attention
 from .linearized import random_qkv as random_qkv
 from .linearized import softmax_attention as softmax_attention
 from .linearized import stacked_attention as stacked_attention
+from .linearized import truncated_attention as truncated_attention
 from .linearized import unit_rows as unit_rows
 from .mlp import MLP as MLP
 from .patterns import PATTERNS as PATTERNS
@@ -31,6 +33,7 @@ from .random_heads import random_tokens as random_tokens
 from .recorder import LayerRecord as LayerRecord
 from .recorder import Tape as Tape
 from .recorder import record as record
+from .resnet import ResNet as ResNet
 from .small_cnn import SmallCNN as SmallCNN
 from .two_layer import KernelExpansion as KernelExpansion
 from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer

@@ -12,10 +12,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from faultlines.models.clip import convert_checkpoint, load_clip
+from faultlines.models.clip import convert_checkpoint, load_clip, load_published
 from faultlines.models.clip.checkpoints import CLIP_PIXELS, IMAGENET_PIXELS, read_state
 from faultlines.models.clip.convert import main
 
@@ -227,3 +228,36 @@ def test_errors(tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="cannot be read"):
         convert_checkpoint(tmp_path / "text.pt", tmp_path / "x.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.save(public(False).state_dict(), tmp_path / "clip.pt")
+    save_file(public(True).state_dict(), tmp_path / "diffclip.safetensors")
+    save_file(
+        {"tokens": torch.tensor([[1, 4, 10, 0, 0], [1, 2, 10, 0, 0]])}, tmp_path / "prompts.safetensors"
+    )
+    return tmp_path
+
+
+def test_a_folder_of_published_checkpoints_becomes_two_classifiers(folder, data):
+    x, tokens = data[0], torch.tensor([[1, 4, 10, 0, 0], [1, 2, 10, 0, 0]])
+    found = load_published(folder, **HEADS_GIVEN)
+    assert list(found) == ["CLIP", "DiffCLIP"]
+    for model, theirs in zip(found.values(), (public(False), public(True)), strict=True):
+        assert not model.training
+        with torch.no_grad():
+            assert torch.allclose(model(x), theirs(x, tokens), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "diffclip.safetensors", "prompts.safetensors"])
+def test_a_folder_that_lacks_a_file(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        load_published(folder, **HEADS_GIVEN)
+
+
+def test_prompts_that_are_no_tokens(folder):
+    save_file({"tokens": torch.rand(2, 5)}, folder / "prompts.safetensors")
+    with pytest.raises(ValueError, match="must hold `tokens`, integers"):
+        load_published(folder, **HEADS_GIVEN)

@@ -1,6 +1,7 @@
 from .checkpoints import load_clip as load_clip
 from .convert import convert_checkpoint as convert_checkpoint
 from .image import ImageTower as ImageTower
+from .published import load_published as load_published
 from .text import TextTower as TextTower
 from .tokenizer import WordTokenizer as WordTokenizer
 from .two_tower import CLIP as CLIP
