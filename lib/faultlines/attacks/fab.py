@@ -145,39 +145,38 @@ class FAB:
         group: Int64[Tensor, "targets active"],
     ) -> None:
         target = group.flatten()
-
-        def linear(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """Return logits, the gap by which the target's leads the true one's, and its gradient."""
-            z = z.detach().requires_grad_()
-            logits, rows = model(z), torch.arange(len(z), device=z.device)
-            gap = logits[rows, target[index]] - logits[rows, y[index]]
-            near.gradients[index] += 1
-            return logits.detach(), gap.detach(), gradient_of(gap, z)
-
         z, active = start, torch.arange(len(start), device=start.device)
         for _ in range(self.steps):
-            logits, gap, gradient = linear(z, active)
-            fooled = logits.argmax(dim=1) != y[active]
-            if fooled.any():
-                near.visit(active, z, margin(logits, y[active]), fooled)
-                if self.early_stop:
-                    # a sample is done by whichever target
-                    nearest = near.distance.reshape(group.shape).amin(dim=0).repeat(len(group))
-                    keep = (nearest[active] > self.eps).nonzero().squeeze(1)
-                    if not len(keep):
-                        return
-                    active, z, gap, gradient, fooled = (
-                        value[keep] for value in (active, z, gap, gradient, fooled)
-                    )
-                back = fooled.nonzero().squeeze(1)
-                if len(back):
-                    x = near.x[active[back]]
-                    z[back] = x + BACKWARD * (z[back] - x)
-                    _, gap[back], gradient[back] = linear(z[back], active[back])
-            z = self._step(near.x[active], z, gap, gradient)
+            fooled = self._look(model, near, z, active, y)
+            if self.early_stop and fooled.any():
+                # a sample is done by whichever target
+                nearest = near.distance.reshape(group.shape).amin(dim=0).repeat(len(group))
+                keep = (nearest[active] > self.eps).nonzero().squeeze(1)
+                if not len(keep):
+                    return
+                active, z, fooled = active[keep], z[keep], fooled[keep]
+            x = near.x[active]
+            back = fooled.reshape(-1, *[1] * (z.ndim - 1))
+            # most points of a walk are fooled and left again: the gradient is taken where the walk goes on from
+            z = torch.where(back, x + BACKWARD * (z - x), z).requires_grad_()
+            logits = model(z)
+            ours, theirs = (logits.gather(1, label[active, None]).squeeze(1) for label in (y, target))
+            gap = theirs - ours
+            gradient = gradient_of(gap, z)
+            near.gradients[active] += 1
+            z = self._step(x, z.detach(), gap.detach(), gradient)
+        self._look(model, near, z, active, y)
+
+    def _look(
+        self, model: Callable[[Tensor], Tensor], near: Nearest, z: Tensor, active: Tensor, y: Tensor
+    ) -> Tensor:
+        """Enter the points that fool the model, and return which do."""
         with torch.no_grad():
             logits = model(z)
-        near.visit(active, z, margin(logits, y[active]), logits.argmax(dim=1) != y[active])
+        fooled = logits.argmax(dim=1) != y[active]
+        if fooled.any():
+            near.visit(active, z, margin(logits, y[active]), fooled)
+        return fooled
 
     def _step(self, x: Tensor, z: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
         """Return the biased, overshot step onto the plane where the linearised gap is 0."""
