@@ -13,6 +13,7 @@ from faultlines.models import (
     random_qkv,
     softmax_attention,
     stacked_attention,
+    truncated_attention,
     unit_rows,
 )
 
@@ -55,6 +56,19 @@ def test_stack_attends_to_its_reference():
             stacked_attention(reference[:2], reference, layers=3, keys=keys), whole[:2]
         )
     torch.testing.assert_close(stacked_attention(x, reference, layers=1), linear_attention(x, reference))
+
+
+def test_truncated_attention_keeps_the_leading_components():
+    x, reference = rows(3, 5), rows(6, 5, seed=1)
+    torch.testing.assert_close(
+        truncated_attention(x, reference, components=5), linear_attention(x, reference)
+    )
+    u, s, v = torch.linalg.svd(reference, full_matrices=False)
+    kept = (u[:, :2] * s[:2]) @ v[:2]  # the best approximation of rank 2
+    torch.testing.assert_close(truncated_attention(reference, components=2), reference @ kept.T @ kept)
+    found = torch.linalg.svdvals(truncated_attention(reference, components=2))
+    torch.testing.assert_close(found[:2], s[:2] ** 3)
+    assert found[2:].max() < 1e-12
 
 
 def test_softmax_attention_is_linear_to_first_order():
@@ -131,6 +145,10 @@ def test_linearisation_is_the_taylor_expansion():
         (lambda: unit_rows(torch.tensor([[torch.nan, 1.0]])), "1 values that are not finite"),
         (lambda: stacked_attention(rows(3, 2), layers=0), "layers=0 must be"),
         (lambda: stacked_attention(rows(3, 2), layers=1, keys="all"), "keys='all' is not one of"),
+        (
+            lambda: truncated_attention(rows(3, 2), components=3),
+            "components=3 must be an integer from 1 to 2",
+        ),
         (lambda: TwoLayerReLU(3, 5, antisymmetric=True, generator=torch.Generator()), "width=5 must be even"),
         (lambda: TwoLayerReLU(3, 0, generator=torch.Generator()), "width=0 must be at least 1"),
         (

@@ -5,6 +5,7 @@ import torch
 
 from faultlines.data import load, make_task
 from faultlines.estimators.influence import loo_influence
+from faultlines.estimators.malleability import curated, flip_rate, most_influential
 from faultlines.estimators.ntk import effective_dimension, finite_relu_ntk, signed_targets
 from faultlines.models import Representation, linear_attention
 from faultlines.training.malleability import ATTACKS, KernelClassifier, malleability, perturb
@@ -90,6 +91,40 @@ def test_a_perturbation_flips_something_the_same_way_every_time(task):
     assert runs[0].flips.mean() > 0 and torch.equal(runs[0].flips, runs[1].flips)
 
 
-def test_unknown_attack(task):
+def test_curated_compares_those_that_stay_with_a_fit_without_the_others(task):
+    model = classifier(task, weight=hidden(), ridge=0.1)
+    before = model.influence(task.x_test, task.y_test)
+    keep = curated(40, most_influential(before, 0.2))
+    alone = KernelClassifier(
+        model.representation, task.x[keep], task.y[keep], weight=hidden(), ridge=0.1
+    ).influence(task.x_test, task.y_test)
+    found = malleability(model, task.x_test, task.y_test, eps=0.0, intervention="curated", share=0.2)
+    torch.testing.assert_close(found.flips, flip_rate(before[keep], alone, share=0.2))
+    torch.testing.assert_close(model.influence(task.x_test, task.y_test, keep=keep), alone)
+    other = malleability(
+        model, task.x_test, task.y_test, "random", eps=0.0, intervention="curated", share=0.2, seed=1
+    )
+    assert found.attacked.isnan().all() and not torch.equal(other.correlation, found.correlation)
+
+
+def test_adversarial_attacks_everyone(task):
+    model = classifier(task, ridge=0.1)
+    found = malleability(
+        model, task.x_test, task.y_test, "fgsm", eps=0.1, intervention="adversarial", share=0.2
+    )
+    moved = perturb(model, "fgsm", torch.arange(40), eps=0.1, steps=1, seed=0)
+    assert (moved != task.x).flatten(1).any(dim=1).sum() > 20  # an image stays where the step helps it
+    before = model.influence(task.x_test, task.y_test)
+    after = model.influence(task.x_test, task.y_test, moved)
+    torch.testing.assert_close(found.flips, flip_rate(before, after, share=0.2))
+    torch.testing.assert_close(found.attacked, flip_rate(before, after, share=1.0))
+    assert found.aggregated == float(flip_rate(before, after, share=0.2, mode="aggregated"))
+
+
+def test_unknown_attack_or_intervention(task):
     with pytest.raises(ValueError, match="name='noise' is not one of fgsm, pgd, mim, random"):
         perturb(classifier(task), "noise", torch.tensor([0]), eps=0.1, steps=1, seed=0)
+    with pytest.raises(ValueError, match="attack='noise' is not one of fgsm, pgd, mim, random"):
+        malleability(classifier(task), task.x_test, task.y_test, "noise", eps=0.1)
+    with pytest.raises(ValueError, match="intervention='removed' is not one of transformed, adversarial"):
+        malleability(classifier(task), task.x_test, task.y_test, eps=0.1, intervention="removed")

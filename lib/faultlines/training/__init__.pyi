@@ -42,6 +42,7 @@ from .profile import accuracy_profile as accuracy_profile
 from .profile import attention_records as attention_records
 from .profile import steepness_profile as steepness_profile
 from .profile import survives as survives
+from .retraining import retrained_influence as retrained_influence
 from .schedule import learning_rate as learning_rate
 from .settings import Settings as Settings
 from .stop import training_loss as training_loss

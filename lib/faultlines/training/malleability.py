@@ -3,6 +3,7 @@ r"""Influence malleability of kernel regression on images: attack training image
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,7 +14,13 @@ from faultlines.attacks.momentum import MIM
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data, random_sign
 from faultlines.estimators.influence.kernel import loo_influence
-from faultlines.estimators.malleability import flip_rate, most_influential, rank_correlation, top_overlap
+from faultlines.estimators.malleability import (
+    curated,
+    flip_rate,
+    most_influential,
+    rank_correlation,
+    top_overlap,
+)
 from faultlines.estimators.ntk.arccosine import relu_ntk
 from faultlines.estimators.ntk.finite import finite_relu_ntk
 from faultlines.estimators.ntk.ridge import KernelRidge, match_ridge
@@ -22,6 +29,7 @@ from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import KernelExpansion
 
 ATTACKS = ("fgsm", "pgd", "mim", "random")
+INTERVENTIONS = ("transformed", "adversarial", "curated")
 
 
 class KernelClassifier:
@@ -74,20 +82,29 @@ class KernelClassifier:
             return float((self.scores(x, self.x).argmax(dim=1) == y).double().mean())
 
     def influence(
-        self, x_test: Tensor, y_test: Tensor, x: Tensor | None = None, *, frozen: bool = False
-    ) -> Float[Tensor, "n t"]:
+        self,
+        x_test: Tensor,
+        y_test: Int64[Tensor, " t"],
+        x: Tensor | None = None,
+        *,
+        keep: Int64[Tensor, " r"] | None = None,
+        frozen: bool = False,
+    ) -> Float[Tensor, "r t"]:
         """Return the leave-one-out influence on the score of the true class (on the output, for two classes).
 
         Args:
             x_test: Test images.
             y_test: Their classes.
             x: Training images to refit on, with the labels as they are; the clean ones by default.
-            frozen: Whether all images go on attending to the clean training images.
+            keep: Which of them to refit on, and attend to; all by default.
+            frozen: Whether all images go on attending to the clean training images, all of them.
         """
-        x = self.x if x is None else x
+        x, targets = self.x if x is None else x, self.targets
+        if keep is not None:
+            x, targets = x[keep], targets[keep]
         reference = self.x if frozen else x
         rows, test = self.representation(x, reference), self.representation(x_test, reference)
-        found = loo_influence(self.kernel(rows), self.kernel(test, rows), self.targets, self.ridge)
+        found = loo_influence(self.kernel(rows), self.kernel(test, rows), targets, self.ridge)
         if self.classes == 2:
             return found
         return found.gather(2, y_test[None, :, None].expand(len(found), -1, 1)).squeeze(2)
@@ -102,13 +119,15 @@ class Malleability:
         correlation: Spearman correlation of the influence rankings, `[t]`.
         overlap: Share of the most influential that stayed among them, `[t]`.
         attacked: Share of the attacked training images, the same for every test image, whose influence changed
-            sign, `[t]`: another reading of the definition.
+            sign, `[t]`: another reading of the definition. Not a number where they were removed.
+        aggregated: Share of the images of largest summed influence whose sum changed sign: a third one.
     """
 
     flips: Float[Tensor, " t"]
     correlation: Float[Tensor, " t"]
     overlap: Float[Tensor, " t"]
     attacked: Float[Tensor, " t"]
+    aggregated: float
 
 
 def perturb(
@@ -143,34 +162,58 @@ def malleability(
     attack: str = "pgd",
     *,
     eps: float,
+    intervention: Literal["transformed", "adversarial", "curated"] = "transformed",
     share: float = 0.1,
     steps: int = 10,
     seed: int = 0,
     frozen: bool = False,
 ) -> Malleability:
-    """Attack the most influential training images together, refit, and compare the influences.
+    """Change the training set, refit, and compare the influences (Definition 3.4 of the paper, second-hand).
 
-    The paper's *transformed* intervention with its flip rate (Definition 3.4, second-hand), asked per test image.
+    The paper's three interventions: *transformed* attacks the most influential training images together,
+    *adversarial* attacks all of them, *curated* removes the most influential and compares the influences of
+    those that stay. With `attack="random"` each has its control: signs without direction, or the removal of as
+    many images chosen at random.
 
     Args:
         model: The classifier.
         x_test: Test images.
         y_test: Their classes.
-        attack: One of `ATTACKS`.
-        eps: Radius in pixels.
+        attack: One of `ATTACKS`; for *curated* only whether it is `"random"` counts.
+        eps: Radius in pixels; without effect for *curated*.
+        intervention: See above.
         share: Share of training images that count as most influential, in the choice of whom to attack
             (largest mean size over the test images) and in the flip rate.
         steps: Steps of the iterated attacks.
-        seed: Seed of random starts and signs.
+        seed: Seed of random starts, signs and choices.
         frozen: Whether attention goes on reading the clean training images (the control).
+
+    Raises:
+        ValueError: If attack or intervention are unknown.
     """
+    if attack not in ATTACKS:
+        raise ValueError(f"attack={attack!r} is not one of {', '.join(ATTACKS)}")
+    if intervention not in INTERVENTIONS:
+        raise ValueError(f"intervention={intervention!r} is not one of {', '.join(INTERVENTIONS)}")
     before = model.influence(x_test, y_test)
     index = most_influential(before, share)
-    moved = perturb(model, attack, index, eps=eps, steps=steps, seed=seed)
-    after = model.influence(x_test, y_test, moved, frozen=frozen)
+    if intervention == "adversarial":
+        index = torch.arange(len(before), device=before.device)
+    if intervention == "curated":
+        if attack == "random":
+            order = torch.randperm(len(before), generator=torch.Generator().manual_seed(seed))
+            index = order[: len(index)].to(index.device)
+        keep = curated(len(before), index.cpu()).to(index.device)
+        before, after = before[keep], model.influence(x_test, y_test, keep=keep, frozen=frozen)
+        attacked = torch.full_like(before[0], float("nan"))
+    else:
+        moved = perturb(model, attack, index, eps=eps, steps=steps, seed=seed)
+        after = model.influence(x_test, y_test, moved, frozen=frozen)
+        attacked = flip_rate(before[index], after[index], share=1.0)
     return Malleability(
         flip_rate(before, after, share=share),
         rank_correlation(before, after),
         top_overlap(before, after, share=share),
-        flip_rate(before[index], after[index], share=1.0),
+        attacked,
+        float(flip_rate(before, after, share=share, mode="aggregated")),
     )
