@@ -20,7 +20,7 @@ from faultlines.training import (
     seeded,
 )
 from faultlines.training.group_batches import GroupBatches, as_batch
-from faultlines.training.group_history import group_rates, score
+from faultlines.training.group_history import score
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,9 @@ def make(classes):
 
 @pytest.fixture(scope="module")
 def data():
-    return spurious_benchmark("m2m_hard", n_train=4, n_validation=2, n_test=2, size=32, patch=12)
+    return spurious_benchmark(
+        "m2m_hard", n_train=4, n_validation=2, n_test=2, n_ood_validation=3, size=32, patch=12
+    )
 
 
 def weights(model):
@@ -97,36 +99,33 @@ def test_masks_are_mirrored_with_their_images(data):
 
 
 def test_scores_by_hand():
-    right, y, c = (
-        torch.tensor([1.0, 0, 1, 1, 0]),
-        torch.tensor([0, 0, 0, 1, 1]),
-        torch.tensor([5, 5, 2, 2, 2]),
-    )
-    assert group_rates(right, y, c).tolist() == [
-        1.0,
-        0.5,
-        0.5,
-    ]  # (0, 2), (0, 5), (1, 2); (1, 5) does not occur
+    y, c = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([5, 5, 2, 2, 2])
 
     class First(torch.nn.Module):
         def forward(self, x):
             return torch.stack([torch.ones(len(x)), torch.zeros(len(x))], dim=1)
 
     data = SimpleNamespace(x=torch.zeros(5, 1), y=y, c=c)
-    assert score(First(), data, CPU, batch_size=2) == (pytest.approx(0.6), 0.0)
+    found = score(First(), data, CPU, batch_size=2)
+    assert (found.average, found.worst, found.split) == (0.6, 0.0, "")
 
 
 @pytest.mark.parametrize("by", ["average", "worst"])
 def test_selection_returns_the_chosen_epoch(data, by):
-    validation = {"same": data.validation, "other": data.test}
+    validation = {"same": data.validation, "other": data.ood_validation}
     found = train(data, epochs=6, validation=validation, select=("other", by), seed=1, lr=0.02)
     values = getattr(found.history, by)["other"]
     assert found.epoch == values.index(max(values)) + 1
-    assert getattr(score(found.model, data.test, CPU), by) == max(values)
+    assert getattr(score(found.model, data.ood_validation, CPU), by) == max(values)
     last = train(data, epochs=6, validation=validation, seed=1, lr=0.02)
     assert last.history.worst == found.history.worst and last.epoch == 6
     if found.epoch < 6:
         assert not torch.equal(weights(last.model), weights(found.model))
+
+
+def test_a_test_set_chooses_nothing(data):
+    with pytest.raises(ValueError, match="select='last' is a test set"):
+        train(data, validation={"last": data.test}, select=("last", "worst"))
 
 
 def test_an_equal_score_does_not_move_the_choice():
@@ -135,7 +134,12 @@ def test_an_equal_score_does_not_move_the_choice():
 
 @pytest.mark.parametrize("objective", [ERM(), GroupDRO(0.5), EX2L(), Mixup(), JTT(first=0.4)], ids=repr)
 def test_a_run_taken_up_equals_one_without_a_break(data, objective, tmp_path, monkeypatch):
-    options = {"objective": objective, "validation": {"v": data.test}, "select": ("v", "worst"), "seed": 2}
+    options = {
+        "objective": objective,
+        "validation": {"v": data.ood_validation},
+        "select": ("v", "worst"),
+        "seed": 2,
+    }
     whole = train(data, **options)
     path, saved = tmp_path / "run.pt", []
     import faultlines.training.groups as groups

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-Measure = Literal["average", "worst"]
-
-
-class Score(NamedTuple):
-    """Accuracies on one set.
-
-    Attributes:
-        average: Over all samples.
-        worst: Of the group, a pair of label and confounder, that has the least.
-    """
-
-    average: float
-    worst: float
+from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
 
 
 class Selection(NamedTuple):
@@ -36,16 +23,18 @@ class Selection(NamedTuple):
     name: str
     by: Measure = "worst"
 
-    def check(self, validation: Iterable[str]) -> None:
-        """Refuse a rule that cannot be applied.
+    def check(self, validation: Mapping[str, object]) -> None:
+        """Refuse a rule that cannot, or must not, be applied.
 
         Raises:
-            ValueError: If the set is not among those given, or the measure is unknown.
+            ValueError: If the set is not among those given or is a test set, or the measure is unknown.
         """
         if self.name not in validation:
             raise ValueError(
                 f"select={self.name!r} is not the name of a validation set: {', '.join(validation) or 'none is given'}"
             )
+        if getattr(validation[self.name], "split", "") == "test":
+            raise ValueError(f"select={self.name!r} is a test set; a choice that has seen it leaves no test")
         if self.by not in get_args(Measure):
             raise ValueError(f"select by {self.by!r} is not one of {get_args(Measure)}")
 
@@ -74,7 +63,7 @@ class GroupHistory:
         for name, value in terms.items():
             self.terms.setdefault(name, []).append(value)
 
-    def score(self, name: str, found: Score) -> None:
+    def score(self, name: str, found: GroupAccuracy) -> None:
         """Append the score on one validation set."""
         self.average.setdefault(name, []).append(found.average)
         self.worst.setdefault(name, []).append(found.worst)
@@ -91,24 +80,14 @@ class GroupHistory:
 
 
 @torch.no_grad()
-def score(model: nn.Module, data: object, device: torch.device, batch_size: int = 512) -> Score:
+def score(model: nn.Module, data: object, device: torch.device, batch_size: int = 512) -> GroupAccuracy:
     """Return a model's accuracies on a set, the model in its present mode.
 
     Args:
         model: Maps images to logits.
-        data: Holds `x`, `y` and `c`.
+        data: Holds `x`, `y`, `c` and, maybe, `split`.
         device: Where the model is.
         batch_size: Images at once.
     """
     found = torch.cat([model(part.to(device)).argmax(dim=1) for part in data.x.split(batch_size)])
-    right = (found == data.y.to(device)).double()
-    rates = group_rates(right, data.y.to(device), data.c.to(device))
-    return Score(right.mean().item(), rates.min().item())
-
-
-def group_rates(
-    right: Float[Tensor, " n"], y: Int[Tensor, " n"], c: Int[Tensor, " n"]
-) -> Float[Tensor, " groups"]:
-    """Mean of `right` over each pair of label and confounder that occurs, in order of the pairs."""
-    _, group, counts = torch.stack([y, c]).unique(dim=1, return_inverse=True, return_counts=True)
-    return right.new_zeros(len(counts)).index_add(0, group, right) / counts
+    return group_accuracy(found.cpu(), data.y.cpu(), data.c.cpu(), split=getattr(data, "split", ""))
