@@ -6,6 +6,7 @@ from .correlation import rank_correlation as rank_correlation
 from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import use_style as use_style
+from .forest import forest as forest
 from .intervals import Interval as Interval
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import largest as largest
@@ -15,6 +16,8 @@ from .intervals import smallest as smallest
 from .intervals import wilson_interval as wilson_interval
 from .ledger import Claim as Claim
 from .ledger import Ledger as Ledger
+from .pooling import Pooled as Pooled
+from .pooling import pool as pool
 from .prose import glue_numbers as glue_numbers
 from .prose import glue_texts as glue_texts
 from .selection import select as select

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
+from enum import StrEnum
+from functools import lru_cache, wraps
 from typing import Annotated, Any
 
 import typer
@@ -14,12 +15,16 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
+from faultlines.runner.axes import read_axes
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.errors import UsageError
+from faultlines.runner.flight import jobs_in_flight, sweeps_so_far
 from faultlines.runner.freshness import Freshness, State
 from faultlines.runner.parameters import Check
+from faultlines.runner.pool import Outcome
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
+from faultlines.runner.sweep import Sweep
 from faultlines.runner.task import Task
 
 app = typer.Typer(
@@ -125,9 +130,25 @@ def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: 
     return [Task(chapter, run, overrides) for chapter in chapters if runs.covers(run, chapter)]
 
 
+class Executor(StrEnum):
+    """Where notebooks are executed."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+Slurm = {"rich_help_panel": "With --executor slurm"}
+
+
 @command
 def run(
-    chapters: Names = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHAPTER... [AXIS...]",
+            help="Chapters; all where none is named. With --sweep also axes: lr=0.001,0.003 first_seed=0..20..5",
+        ),
+    ] = None,
     run: RunName = "default",
     parameter: Annotated[
         list[str] | None,
@@ -138,34 +159,88 @@ def run(
     here: Annotated[
         bool, typer.Option("--here", help="Execute also what is fresh but came with the clone.")
     ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Run every combination of the axes, then gather the ledgers.")
+    ] = False,
+    executor: Annotated[Executor, typer.Option(help="This machine, or a Slurm cluster.")] = Executor.local,
+    partition: Annotated[
+        str | None, typer.Option(help="Partition; the cluster's own default.", **Slurm)
+    ] = None,
+    time: Annotated[int, typer.Option(min=1, help="Minutes a job; then it is requeued.", **Slurm)] = 240,
+    requeues: Annotated[int, typer.Option(min=0, help="How often a job is requeued.", **Slurm)] = 3,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs a job.", **Slurm)] = 0,
+    cpus: Annotated[int, typer.Option(min=1, help="Processors a job.", **Slurm)] = 2,
+    at_once: Annotated[int, typer.Option(min=1, help="Most jobs that run at a time.", **Slurm)] = 64,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit and return.", **Slurm)] = False,
 ) -> int:
     """Execute what is missing or stale."""
-    from faultlines.runner.pool import Pool
-
     project = Project.find()
     runs = Runs.load(project)
-    tasks = choose(project, runs, chapters or [], run, read_overrides(parameter or []))
+    fixed = read_overrides(parameter or [])
+    axes = read_axes([word for word in words or [] if "=" in word])
+    chapters = [word for word in words or [] if "=" not in word]
+    sweeps: list[Sweep] = []
+    if sweep:
+        if not axes or not chapters:
+            raise UsageError("--sweep needs a chapter and an axis: faultlines run CHAPTER --sweep name=a,b,c")
+        sweeps = [
+            Sweep(task.chapter, run, axes, fixed) for task in choose(project, runs, chapters, run, fixed)
+        ]
+        tasks = [task for one in sweeps for task in one.tasks]
+    elif axes:
+        raise UsageError(f"{next(iter(axes))}=... is an axis: say --sweep, or give one value with -p")
+    else:
+        tasks = choose(project, runs, chapters, run, fixed)
     judge = Freshness(project, runs)
     work = []
     for task in tasks:
-        state = judge.state(task, "here" if here else "any")
         resolved = task.parameters(runs)
-        if force or state.name != "fresh":
+        if force or judge.state(task, "here" if here else "any").name != "fresh":
             work.append((task, resolved))
+    checked = remember(CHECKS)
     for task, _ in work:
-        task.parameters(runs, CHECKS)
-    fresh = len(tasks) - len(work)
-    out.print(f"{len(work)} to execute, {fresh} fresh")
-    if not work:
-        return 0
-    outcomes = Pool(project, jobs, out).run(work)
-    failed = [outcome for outcome in outcomes if not outcome.ok]
+        task.parameters(runs, checked)
+    for one in sweeps:
+        one.save(project)
+    out.print(f"{len(work)} to execute, {len(tasks) - len(work)} fresh")
+    failed = 0
+    if work and executor is Executor.slurm:
+        from faultlines.runner.cluster import Cluster, Request
+
+        request = Request(
+            partition=partition, minutes=time, requeues=requeues, gpus=gpus, cpus=cpus, at_once=at_once
+        )
+        failed = tell(project, Cluster(project, request, out).run(work, detach=detach))
+        if detach:
+            return 0
+    elif work:
+        from faultlines.runner.pool import Pool
+
+        failed = tell(project, Pool(project, jobs, out).run(work))
+    for one in sweeps:
+        from faultlines.runner.gather import gather
+
+        if not any(task.working(project).exists() for task in one.tasks):
+            continue
+        gathered = gather(project, one).relative_to(project.root)
+        out.print(f"{one.chapter.name} · gathered: {gathered}", markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def remember(checks: dict[str, Check]) -> dict[str, Check]:
+    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once."""
+    return {name: lru_cache(maxsize=None)(check) for name, check in checks.items()}
+
+
+def tell(project: Project, outcomes: list[Outcome]) -> int:
+    """Say where results stand and what failed; return how many failed."""
     for outcome in outcomes:
         if outcome.ok:
             where = outcome.task.working(project).relative_to(project.root)
             out.print(
                 f"{outcome.task.chapter.name} · {outcome.task.label}: {where}", markup=False, soft_wrap=True
             )
+    failed = [outcome for outcome in outcomes if not outcome.ok]
     for outcome in failed:
         detail = outcome.detail
         cell = f" in cell {detail['cell']}" if detail.get("cell") else ""
@@ -179,7 +254,7 @@ def run(
             err.print(
                 f"  its notebook, with the traceback: {detail['notebook']}", markup=False, soft_wrap=True
             )
-    return 1 if failed else 0
+    return len(failed)
 
 
 @command
@@ -237,6 +312,11 @@ def status(chapters: Names = None) -> None:
                 cells += ["", "", ""]
             table.add_row(*cells, escape(", ".join(state.changes)))
     show(table)
+    names = {chapter.name for chapter in Chapter.named(project, chapters or [])}
+    for lines in (jobs_in_flight(project, names), sweeps_so_far(judge, names)):
+        if lines.rows:
+            out.print()
+            show(lines)
 
 
 @command

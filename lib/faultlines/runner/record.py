@@ -36,8 +36,9 @@ class Record(BaseModel):
         id: Process id, or Slurm's job id; empty while a submitted job does not know its own.
         host: Where it runs.
         since: Since when it is in this state, ISO 8601, UTC.
-        cell: Code cells finished.
+        cell: Code cells finished; of a failed job the cell that failed.
         cells: Code cells in all.
+        wall_s: Seconds it took, once it is done.
         message: What went wrong.
         log: File with its output, where there is one.
     """
@@ -51,16 +52,17 @@ class Record(BaseModel):
     since: str = ""
     cell: int = 0
     cells: int = 0
+    wall_s: float = 0.0
     message: str = ""
     log: str = ""
 
     @classmethod
-    def of(cls, task: Task, state: State, **more: str | int) -> Record:
+    def of(cls, task: Task, state: State, **more: str | float) -> Record:
         """Return a record of this process, or of a job that waits."""
         return cls(chapter=task.chapter.name, label=task.label, state=state, since=now(), **more)
 
     @classmethod
-    def here(cls, task: Task, state: State, **more: str | int) -> Record:
+    def here(cls, task: Task, state: State, **more: str | float) -> Record:
         """Return a record of the process that calls, on the machine it runs on."""
         array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         slurm = f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID")
@@ -103,11 +105,13 @@ def recorded(report: Report, project: Project, task: Task) -> Report:
     cells = task.chapter.size
 
     def both(event: dict[str, Any]) -> None:
-        kind, done = event["event"], event.get("done", 0)
+        kind, done = event["event"], event.get("done") or event.get("cell") or 0
         state = "running" if kind in ("start", "cell") else kind
         message = f"{event.get('error', '')}: {event.get('message', '')}" if kind == "failed" else ""
         with contextlib.suppress(OSError):  # a full disk must not end a chapter that still computes
-            Record.here(task, state, cell=done, cells=cells, message=message).write(project)
+            Record.here(
+                task, state, cell=done, cells=cells, message=message, wall_s=event.get("wall_s", 0.0)
+            ).write(project)
         report(event)
 
     return both

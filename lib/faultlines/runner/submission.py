@@ -39,7 +39,8 @@ def code_of(task: Task, modules: Mapping[str, str]) -> dict[str, str]:
 
 
 def changed_since(submitted: Mapping[str, str] | None, found: Mapping[str, str]) -> list[str]:
-    """Return the names whose code differs between submission and start; none where nothing was submitted."""
-    if submitted is None:
-        return []
-    return sorted(name for name in submitted.keys() | found.keys() if submitted.get(name) != found.get(name))
+    """Return the names whose code differs between submission and start; none where nothing was submitted.
+
+    A module that is new since then counts for nothing: what could use it would have changed too.
+    """
+    return sorted(name for name, code in (submitted or {}).items() if found.get(name) != code)
