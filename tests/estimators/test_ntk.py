@@ -241,7 +241,15 @@ def test_targets():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: relu_ntk(torch.zeros(2, 3)), "zero row"),
+        (lambda: relu_ntk(torch.zeros(2, 3)), r"rows \[0, 1\] of a are zero"),
+        (lambda: relu_ntk(unit(2, 3), torch.eye(3).double()[:, [0, 1, 1]]), r"rows \[2\] of b are zero"),
+        (lambda: finite_relu_ntk(torch.eye(3)[:, [0, 1, 1]], weight=unit(4, 3)), r"rows \[2\] of a are zero"),
+        (
+            lambda: width_sweep(
+                unit(4, 3)[[0, 1, 2, 1]], unit(4, 3), torch.ones(4), widths=[2], ridges=[0.1], generator=None
+            ),
+            r"singular limit kernel \(rows 1 and 3 are duplicates\)",
+        ),
         (lambda: relu_ntk(unit(2, 3), train="all"), "train='all' is not one of"),
         (lambda: finite_relu_ntk(unit(2, 3), weight=unit(2, 4)), "must agree"),
         (

@@ -121,6 +121,19 @@ def test_adversarial_attacks_everyone(task):
     assert found.aggregated == float(flip_rate(before, after, share=0.2, mode="aggregated"))
 
 
+def test_bad_tasks(task):
+    with pytest.raises(ValueError, match=r"y has the classes \[0\]; there must be two or more"):
+        KernelClassifier(Representation(), task.x, torch.zeros_like(task.y))
+    blank = task.x.clone()
+    blank[7] = 0
+    with pytest.raises(ValueError, match=r"rows \[7\] of x are zero"):
+        KernelClassifier(Representation(linear_attention), blank, task.y)
+    double = task.x.clone()
+    double[5] = double[2]
+    with pytest.raises(ValueError, match=r"ridge=0.0 leaves the kernel .*rows 2 and 5 are duplicates"):
+        KernelClassifier(Representation(linear_attention), double, task.y, ridge=0.0)
+
+
 def test_unknown_attack_or_intervention(task):
     with pytest.raises(ValueError, match="name='noise' is not one of fgsm, pgd, mim, random"):
         perturb(classifier(task), "noise", torch.tensor([0]), eps=0.1, steps=1, seed=0)

@@ -45,6 +45,9 @@ class KernelClassifier:
 
     Attributes:
         ridge: The ridge in use.
+
+    Raises:
+        ValueError: If there is one class only, an image is blank, or the kernel is singular at that ridge.
     """
 
     def __init__(
@@ -59,6 +62,10 @@ class KernelClassifier:
     ) -> None:
         self.representation, self.x, self.y, self.weight = representation, x, y, weight
         self.classes = int(y.max()) + 1
+        if self.classes < 2 or int(y.min()) < 0:
+            raise ValueError(
+                f"y has the classes {y.unique().tolist()[:12]}; there must be two or more, from 0"
+            )
         self.targets = signed_targets(y) if self.classes == 2 else centred_one_hot(y, self.classes)
         self.rows = representation(x, x)
         kernel = self.kernel(self.rows)

@@ -57,8 +57,10 @@ def relu_ntk(
     check_rows(a, "a")
     check_rows(b, "b")
     na, nb = (torch.linalg.vector_norm(x, dim=1) for x in (a, b))
-    if not (na > 0).all() or not (nb > 0).all():
-        raise ValueError("a or b has a zero row; the angle between rows must be defined")
+    for name, length in (("a", na), ("b", nb)):
+        if not (length > 0).all():
+            zero = (length == 0).nonzero().flatten()[:5].tolist()
+            raise ValueError(f"rows {zero} of {name} are zero; the angle between rows must be defined")
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _kernel(a, b, na, nb, train, 0 if same else None)
     check_kernel_memory(len(a), len(b), dtype=a.dtype, device=a.device, copies=1.5)

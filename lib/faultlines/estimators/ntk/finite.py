@@ -36,7 +36,7 @@ def finite_relu_ntk(
         `[n, t]`.
 
     Raises:
-        ValueError: If rows or weights are no finite matrices of one dimension, or memory does not do.
+        ValueError: If rows or weights are no finite matrices of one dimension, a row is zero, or memory does not do.
 
     Example:
         >>> a = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -100,6 +100,10 @@ def _check(a: Tensor, b: Tensor, dim: int) -> None:
         raise ValueError(
             f"a, b and weight have {a.shape[1]}, {b.shape[1]} and {dim} columns; they must agree"
         )
+    for name, rows in (("a", a), ("b", b)):
+        if not (live := rows.any(dim=1)).all():
+            zero = (~live).nonzero().flatten()[:5].tolist()
+            raise ValueError(f"rows {zero} of {name} are zero; no unit tells a zero row's side")
     check_kernel_memory(len(a), len(b), dtype=a.dtype, device=a.device)
 
 

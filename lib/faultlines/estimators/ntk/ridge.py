@@ -56,7 +56,7 @@ def ridge_factor(kernel: Float[Tensor, "n n"], ridge: float) -> Float[Tensor, "n
     enough = len(kernel) * torch.finfo(kernel.dtype).eps * float(kernel.diagonal().max())
     if int(failed) or float(pivots.min()) ** 2 <= enough:
         raise ValueError(
-            f"ridge={ridge!r} leaves the kernel of {len(kernel)} rows singular{_duplicates(kernel)}; a ridge of at "
+            f"ridge={ridge!r} leaves the kernel of {len(kernel)} rows singular{name_duplicates(kernel)}; a ridge of at "
             f"least {10 * enough:.1e} is needed"
         )
     return factor
@@ -158,7 +158,8 @@ def _dimension(values: Tensor, ridge: float) -> float:
     return float((values / (values + ridge)).sum())
 
 
-def _duplicates(kernel: Tensor) -> str:
+def name_duplicates(kernel: Float[Tensor, "n n"]) -> str:
+    """Return words that name two duplicate rows, or nothing where there are none."""
     # rows i and j coincide in the feature space where K_ii + K_jj - 2 K_ij = 0
     own = kernel.diagonal()
     gap = own[:, None] + own - 2 * kernel

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from faultlines.estimators.ntk.arccosine import relu_ntk
 from faultlines.estimators.ntk.finite import kernels_by_width
-from faultlines.estimators.ntk.ridge import KernelRidge, check_kernel, check_ridge
+from faultlines.estimators.ntk.ridge import KernelRidge, check_kernel, check_ridge, name_duplicates
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def width_sweep(
         generator: Source of the hidden weights.
 
     Raises:
-        ValueError: If an argument is not as stated.
+        ValueError: If an argument is not as stated, or training rows are duplicates.
 
     Example:
         >>> x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -83,6 +83,11 @@ def width_sweep(
     limits = [KernelRidge(limit[:n], targets, ridge)(limit[n:]) for ridge in ridges]
     check_kernel(limit[:n], "limit kernel")
     values = torch.linalg.eigvalsh(limit[:n])
+    if float(values[0]) <= n * torch.finfo(values.dtype).eps * float(values[-1]):
+        raise ValueError(
+            f"train gives a singular limit kernel{name_duplicates(limit[:n])}; its rows must all be different, or "
+            "there is no smallest eigenvalue to compare with"
+        )
     columns = []
     for _, kernel in kernels_by_width(both, train, widths=widths, generator=generator):
         fits = [KernelRidge(kernel[:n], targets, ridge) for ridge in ridges]
