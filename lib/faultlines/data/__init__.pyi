@@ -11,6 +11,7 @@ from .distributions import distribution_suite as distribution_suite
 from .distributions import hard_distributions as hard_distributions
 from .distributions import random_distributions as random_distributions
 from .loading import load as load
+from .spawrious import load_spawrious as load_spawrious
 from .spurious.benchmark import SpuriousBenchmark as SpuriousBenchmark
 from .spurious.benchmark import spurious_benchmark as spurious_benchmark
 from .spurious.grouped import GroupedImages as GroupedImages
@@ -27,3 +28,4 @@ from .survey import Availability as Availability
 from .survey import available as available
 from .task import Task as Task
 from .task import make_task as make_task
+from .waterbirds import load_waterbirds as load_waterbirds

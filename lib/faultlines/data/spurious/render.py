@@ -71,13 +71,13 @@ def render_groups(
             f"y has {len(y)} labels, c {len(c)} and environment {len(environment)}; need as many"
         )
     source = torch.Generator().manual_seed(seed)
-    figures, places, grain = (
-        torch.Generator().manual_seed(int(s)) for s in torch.randint(2**62, (3,), generator=source)
+    figures, grounds, places, grain = (
+        torch.Generator().manual_seed(int(s)) for s in torch.randint(2**62, (4,), generator=source)
     )
     x, mask = torch.empty(len(y), 3, size, size), torch.empty(len(y), size, size, dtype=torch.bool)
-    for part in torch.arange(len(y)).split(CHUNK):
-        where = slice(int(part[0]), int(part[-1]) + 1)
-        ground = _ground(c[where], size, bgs, patch, places)
+    for start in range(0, len(y), CHUNK):
+        where = slice(start, start + CHUNK)
+        ground = _ground(c[where], size, bgs, patch, grounds, places)
         picture, mask[where] = _figure(ground, y[where], coat, figures)
         if noise:
             picture += noise * torch.randn(picture.shape, generator=grain)
@@ -105,12 +105,13 @@ def check_dials(*, size: int, bgs: float, patch: int | None, coat: float, noise:
 
 
 def _ground(
-    c: Tensor, size: int, bgs: float, patch: int | None, generator: torch.Generator
+    c: Tensor, size: int, bgs: float, patch: int | None, grounds: torch.Generator, places: torch.Generator
 ) -> Float[Tensor, "n 3 size size"]:
-    ground = neutral(len(c), size, generator)
+    # what does not depend on c comes from a stream of its own, so that at bgs=0 no pixel depends on c
+    ground = neutral(len(c), size, grounds)
+    corner = torch.randint(0, 2, (len(c), 2), generator=grounds)
     side = size if patch is None else patch
-    corner = torch.randint(0, 2, (len(c), 2), generator=generator)
-    scene = scenes(c, side, generator)
+    scene = scenes(c, side, places)
     if side == size:
         return ground.lerp_(scene, bgs)
     inside = torch.arange(side)
