@@ -17,7 +17,7 @@ import time
 import torch
 
 from faultlines.estimators.ntk import empirical_ntk, finite_relu_ntk
-from faultlines.models import TwoLayerReLU
+from faultlines.models import TwoLayerReLU, unit_rows
 
 N, DIM, WIDTH, ROUNDS = 500, 64, 1024, 5
 WIDTHS = (2**14, 2**18)
@@ -50,7 +50,7 @@ def peak_memory(width: int) -> float:
 
 def run() -> list[dict]:
     """Return one row a comparison: name, ours_s, peer_s, ratio (ours / peer), target and ok."""
-    x = torch.randn(N, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = unit_rows(torch.randn(N, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     net = TwoLayerReLU(DIM, WIDTH, generator=torch.Generator().manual_seed(1))
     weight = net.weight.detach()
     cases = {

@@ -144,6 +144,26 @@ def test_widths_are_nested_and_do_not_depend_on_the_block():
     torch.testing.assert_close(runs[0][3], runs[1][3])
 
 
+def test_leading_rows_are_recognised():
+    a = unit(6, 5)
+    whole, part = (
+        dict(kernels_by_width(a, b, widths=[64], generator=torch.Generator().manual_seed(0)))[64]
+        for b in (None, a[:2])
+    )
+    torch.testing.assert_close(whole[:, :2], part, atol=1e-15, rtol=0)
+    copy = torch.cat([a[1:3], a[:1]])
+    other = dict(kernels_by_width(a, copy, widths=[64], generator=torch.Generator().manual_seed(0)))[64]
+    torch.testing.assert_close(other, whole[:, [1, 2, 0]], atol=1e-15, rtol=0)
+
+
+def test_weights_in_the_span_of_few_rows_are_as_good():
+    a, b = unit(3, 40), unit(2, 40, seed=2)
+    draws = {"widths": [2**16], "generator": torch.Generator().manual_seed(0)}
+    found = dict(kernels_by_width(a, b, **draws))[2**16]
+    scale = (a @ b.T).abs() / 2  # of the mean of Bernoulli draws: five standard deviations
+    assert ((found - relu_ntk(a, b)).abs() <= 5 * scale / 2**8).all()
+
+
 def test_finite_ntk_converges_as_one_over_root_m():
     a = unit(10, 5)
     limit, wide = relu_ntk(a), 2**18

@@ -49,7 +49,9 @@ def finite_relu_ntk(
     check_rows(weight, "weight")
     counts = a.new_zeros(len(a), len(b))
     for units in weight.split(block):
-        counts += _both_active(a, b, units)
+        active = _active(a, units)
+        other = active if b is a else _active(b, units)
+        counts += (active @ other.T).to(a.dtype)
     return counts.mul_(a @ b.T).div_(len(weight))
 
 
@@ -64,7 +66,8 @@ def kernels_by_width(
     r"""Yield $(m, K_m)$ for growing widths of one random network: each width contains the one before.
 
     All widths together cost as much as the largest. Weights are drawn from $\mathcal{N}(0, I)$, of which only the
-    direction matters, and forgotten block by block.
+    direction matters, and forgotten block by block. Where there are fewer rows than dimensions they are drawn in the
+    span of the rows: what is orthogonal to it moves no unit.
 
     Args:
         a: Rows.
@@ -84,11 +87,18 @@ def kernels_by_width(
     if not widths or widths[0] < 1 or any(m >= n for m, n in pairwise(widths)):
         raise ValueError(f"widths={list(widths)!r} must increase from at least 1")
     counts, inner, done = a.new_zeros(len(a), len(b)), a @ b.T, 0
+    leading = len(b) <= len(a) and torch.equal(a[: len(b)], b)  # then its units need not be looked at twice
+    every = a if leading else torch.cat([a, b])
+    if len(every) < a.shape[1]:
+        every = every @ torch.linalg.qr(every.T).Q
+    a, b = every[: len(a)], None if leading else every[len(a) :]
     for width in widths:
         while done < width:
             size = min(block, width - done)
             units = torch.randn(size, a.shape[1], generator=generator, dtype=a.dtype).to(a.device)
-            counts += _both_active(a, b, units)
+            active = _active(a, units)
+            other = active[: len(inner.T)] if b is None else _active(b, units)
+            counts += (active @ other.T).to(a.dtype)
             done += size
         yield width, counts * inner / width
 
@@ -107,8 +117,6 @@ def _check(a: Tensor, b: Tensor, dim: int) -> None:
     check_kernel_memory(len(a), len(b), dtype=a.dtype, device=a.device)
 
 
-def _both_active(a: Tensor, b: Tensor, units: Tensor) -> Tensor:
+def _active(rows: Tensor, units: Tensor) -> Tensor:
     # signs need the full precision of nearly collinear rows; counts of a block are exact in float32
-    active = (a @ units.T > 0).float()
-    other = active if b is a else (b @ units.T > 0).float()
-    return (active @ other.T).to(a.dtype)
+    return (rows @ units.T > 0).float()
