@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.krylov import length, normalise, orthogonalise
+
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
 
 Products = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
@@ -155,19 +157,19 @@ def _bidiagonalise(
     shape: torch.Size,
 ) -> LeadingSingular:
     batch = len(start)
-    v, _ = _normalise(start, start.new_zeros(batch))
+    v, _ = normalise(start, start.new_zeros(batch))
     right, left = v[:, None], start.new_zeros(batch, 0, 1)  # bases [batch, k, n] and [batch, k, m]
     b = start.new_zeros(batch, steps, steps + 1)
     scale = start.new_zeros(batch)  # largest norm met: what is far below it is rounding
     broken = start.isnan().any(dim=1)
     for k in range(steps):
         u = forward(right[:, k])
-        u = _orthogonalise(u, left) if k else u
-        scale = torch.maximum(scale, _length(u))
-        u, b[:, k, k] = _normalise(u, scale)
+        u = orthogonalise(u, left) if k else u
+        scale = torch.maximum(scale, length(u))
+        u, b[:, k, k] = normalise(u, scale)
         left = torch.cat([left, u[:, None]], dim=1) if k else u[:, None]
-        v = _orthogonalise(backward(u), right)
-        v, beta = _normalise(v, scale)
+        v = orthogonalise(backward(u), right)
+        v, beta = normalise(v, scale)
         b[:, k, k + 1] = beta
         broken = broken | u.isnan().any(dim=1) | v.isnan().any(dim=1)
         right = torch.cat([right, v[:, None]], dim=1)
@@ -190,25 +192,3 @@ def _ritz_error(b: Float[Tensor, "batch k k"], beta: Float[Tensor, " batch"]) ->
     gap = 1 - (sigma[:, 1] / unit).square() if b.shape[-1] > 1 else torch.zeros_like(residual)
     quadratic = residual.square() / (2 * gap.clamp_min(torch.finfo(b.dtype).tiny))
     return unit * torch.minimum(residual, quadratic)
-
-
-def _orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
-    """Remove the part in the span of `basis`; twice is enough (Giraud et al. 2005)."""
-    for _ in range(2):
-        w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", basis, w), basis)
-    return w
-
-
-def _length(w: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    """Return Euclidean lengths whose squares neither over- nor underflow."""
-    largest = w.abs().amax(dim=1) if w.shape[1] else w.new_zeros(len(w))
-    largest = torch.where(largest > 0, largest, 1)
-    return largest * (w / largest[:, None]).norm(dim=1)
-
-
-def _normalise(w: Float[Tensor, "batch n"], scale: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-    """Return unit vectors and lengths; rounding next to `scale` becomes zero, so that the span ends there."""
-    length = _length(w)
-    length = torch.where(length > 16 * torch.finfo(w.dtype).eps * scale, length, 0)
-    unit = w / torch.where(length > 0, length, 1)[:, None]
-    return unit * (length > 0)[:, None], length

@@ -1,0 +1,9 @@
+from .estimate import Estimate as Estimate
+from .estimate import hutchinson as hutchinson
+from .lanczos import Eigenpairs as Eigenpairs
+from .lanczos import lanczos as lanczos
+from .parameters import HessianTop as HessianTop
+from .parameters import batch_sharpness as batch_sharpness
+from .parameters import hessian_top as hessian_top
+from .parameters import hessian_trace as hessian_trace
+from .product import HessianProduct as HessianProduct
