@@ -24,7 +24,7 @@ class ForegroundMetrics(NamedTuple):
 
     Attributes:
         energy: Share of the map's mass on the foreground; see `foreground_energy`.
-        pointing: Whether the map's peak is on the foreground; see `pointing_game`.
+        pointing: How much of the peak's cell is foreground; see `pointing_game`.
         coverage: Share of cells above a tenth of the peak; see `map_coverage`.
         sparsity: Hoyer's index; see `hoyer_sparsity`.
         area: The foreground's share of the image, what energy and pointing are by chance.
@@ -72,27 +72,24 @@ def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
         ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
     """
     _check(maps, mask)
-    share = F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), maps.shape[1:])[:, 0]
     mass = maps.sum(dim=(1, 2))
     empty = mass == 0
-    energy = (maps * share).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
+    energy = (maps * _cells(mask, maps)).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
     return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy)
 
 
 def pointing_game(maps: Maps, mask: Masks) -> PerMap:
-    """Return 1 where the map's peak is on the foreground and 0 where not (Zhang et al. 2018), without tolerance.
+    """Return whether each map's peak is on the foreground (Zhang et al. 2018), without tolerance.
 
-    The peak is that of the map enlarged bilinearly to the mask. Where several pixels tie, it is the share of them.
+    The peak is a cell, and the value the foreground's share of that cell: 0 or 1 where the map is as fine as the mask.
+    Where cells tie, it is their mean.
 
     Raises:
         ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
     """
     _check(maps, mask)
-    enlarged = F.interpolate(
-        maps.detach()[:, None], mask.shape[1:], mode="bilinear", align_corners=False
-    )[:, 0]  # fmt: skip
-    peak = enlarged == enlarged.amax(dim=(1, 2), keepdim=True)
-    return (peak & mask).sum(dim=(1, 2)).to(maps.dtype) / peak.sum(dim=(1, 2))
+    peak = (maps == maps.amax(dim=(1, 2), keepdim=True)).to(maps.dtype)
+    return (peak * _cells(mask, maps)).sum(dim=(1, 2)) / peak.sum(dim=(1, 2))
 
 
 def map_coverage(maps: Maps, threshold: float = 0.1) -> PerMap:
@@ -128,6 +125,11 @@ def hoyer_sparsity(maps: Maps) -> PerMap:
     length = flat.norm(dim=1)
     even = torch.where(length == 0, torch.full_like(length, root), flat.sum(dim=1) / length.clamp_min(0.5))
     return ((root - even) / max(root - 1, torch.finfo(maps.dtype).eps)).clamp(0, 1)
+
+
+def _cells(mask: Tensor, maps: Tensor) -> Float[Tensor, "n rows columns"]:
+    """Return the foreground's share of every cell."""
+    return F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), maps.shape[1:])[:, 0]
 
 
 def _check(maps: Tensor, mask: Tensor | None = None) -> None:
