@@ -14,9 +14,11 @@ import pytest
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
 
+from faultlines.runner.answers import read_answers
 from faultlines.runner.chapters import Chapter, code_cells, has_tag
 from faultlines.runner.freshness import Freshness
 from faultlines.runner.hashing import code_only
+from faultlines.runner.index import index_files
 from faultlines.runner.project import Project
 from faultlines.runner.publish import BEGIN, END, with_scoreboard
 from faultlines.runner.runs import Runs
@@ -280,3 +282,18 @@ def test_a_falsified_output_fails_the_notebook_test(tmp_path: Path) -> None:
         "honest.ipynb::Cell 0": "PASSED", "honest.ipynb::Cell 1": "PASSED",
         "falsified.ipynb::Cell 0": "FAILED", "falsified.ipynb::Cell 1": "PASSED",
     }, done.stdout  # fmt: skip
+
+
+def test_the_index_holds_what_is_published() -> None:
+    for name, text in index_files(PROJECT).items():
+        assert (PROJECT.root / name).read_text(encoding="utf-8") == text, (
+            f"{name}: `faultlines publish` writes it"
+        )
+
+
+def test_every_chapter_has_a_one_line_answer() -> None:
+    answers = read_answers(PROJECT)
+    board = read_board(PROJECT, Runs.load(PROJECT), published=True)
+    assert answers.keys() == Chapter.all(PROJECT).keys()
+    for entry in board.chapters:
+        assert "{" not in entry.answer and entry.answer.endswith(".")

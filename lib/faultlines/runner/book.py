@@ -12,10 +12,12 @@ from pathlib import Path
 import nbformat
 
 from faultlines.runner.chapters import Chapter
+from faultlines.runner.costs import costs_page
 from faultlines.runner.errors import UsageError
 from faultlines.runner.freshness import Freshness, State
 from faultlines.runner.project import Project
 from faultlines.runner.reference import write_reference
+from faultlines.runner.run_changes import run_changes
 from faultlines.runner.runs import Runs
 from faultlines.runner.scoreboard import read_board
 from faultlines.runner.staging import stage
@@ -88,6 +90,7 @@ def stage_book(project: Project, destination: Path) -> list[str]:
             lay(str(path.relative_to(project.root)), path.read_bytes())
     board = read_board(project, runs)
     lay("_generated/scoreboard.md", board.myst().encode())
+    lay("_generated/costs.md", costs_page(project, runs).encode())
     reference, mark = project.build / "reference", project.build / "reference.stamp"
     written_for = _seal(project.library)
     if not (reference.is_dir() and mark.is_file() and mark.read_text() == written_for):
@@ -104,7 +107,9 @@ def stage_book(project: Project, destination: Path) -> list[str]:
         if name in chapters and folder:
             run = "default" if folder == "chapters" else folder.removeprefix("results/")
             state = _presentable(judge, Task(chapters[name], run))
-            notebook = stage(chapters[name], state, prefix="" if run == "default" else f"{run}-")
+            changes = None if run == "default" else run_changes(judge, Task(chapters[name], run))
+            prefix = "" if run == "default" else f"{run}-"
+            notebook = stage(chapters[name], state, prefix=prefix, changes=changes)
             lay(f"{page}.ipynb", (nbformat.writes(notebook) + "\n").encode())
         elif (project.root / f"{page}.md").is_file():
             lay(f"{page}.md", (project.root / f"{page}.md").read_bytes())

@@ -24,6 +24,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.runner.chapters import Chapter
+from faultlines.runner.energy import read_counters, spent
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
@@ -67,7 +68,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
         return False
     resumed = take_up(project, task, modules)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    cells = Cells()
+    cells, counters = Cells(), read_counters()
     report({"event": "start", "cells": task.chapter.size})
     try:
         notebook = _papermill(job, task, partial, report, cells)
@@ -95,6 +96,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
         commit=commit_of(project.root),
         kernel=kernel,
         resumed=resumed,
+        energy_j=spent(counters, read_counters()),
     )
     notebook.cells.pop()  # the epilogue
     ledger = [row for rows in take(notebook, LEDGER_MIME) for row in rows]

@@ -46,6 +46,8 @@ class Provenance(BaseModel):
         kernel: What the kernel said of itself: Python, packages, device, threads, peak memory.
         resumed: Whether it went on from trainings of an execution that was ended, so that its times are of the
             rest only.
+        energy_j: Joules that the machine's processors spent meanwhile, with all else that ran; None where it does
+            not tell.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +64,7 @@ class Provenance(BaseModel):
     commit: str
     kernel: dict[str, Any]
     resumed: bool = False
+    energy_j: FiniteFloat | None = None
 
     @field_validator("started")
     @classmethod

@@ -8,6 +8,7 @@ import jupytext
 
 from faultlines.runner.errors import UsageError
 from faultlines.runner.freshness import Freshness
+from faultlines.runner.index import write_index
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 from faultlines.runner.scoreboard import read_board
@@ -19,7 +20,7 @@ LARGEST = 2 * 2**20
 
 
 def publish(project: Project, task: Task) -> bool:
-    """Copy this machine's result of a task to its published place, and bring the README's scoreboard in step.
+    """Copy this machine's result of a task to its published place; bring index and README's scoreboard in step.
 
     Returns:
         Whether anything changed.
@@ -47,7 +48,8 @@ def publish(project: Project, task: Task) -> bool:
     target = project.published(task.run, task.chapter.name)
     before = target.read_bytes() if target.exists() else b""
     write_notebook(notebook, target)
-    return write_readme(project) or target.read_bytes() != before
+    indexed, shown = write_index(project), write_readme(project)
+    return indexed or shown or target.read_bytes() != before
 
 
 def write_readme(project: Project) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from faultlines.runner.answers import fill, read_answers
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.freshness import Freshness
 from faultlines.runner.project import Project
@@ -22,10 +23,20 @@ class Cell:
 
 @dataclass
 class ChapterBoard:
-    """One chapter's claims, in the order of its ledger, each with a cell a run."""
+    """One chapter's claims, in the order of its ledger, each with a cell a run, and its answer in one line."""
 
     chapter: Chapter
     claims: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    sentence: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The author's sentence with the verdicts put in."""
+        said = {
+            claim: {run: cell.row["verdict"] for run, cell in cells.items()}
+            for claim, cells in self.claims.items()
+        }
+        return fill(self.sentence, said)
 
 
 @dataclass
@@ -49,7 +60,7 @@ class Board:
         blocks = []
         for board in self.chapters:
             lines = [
-                f"**[{board.chapter.title}](/chapters/{board.chapter.name})**\n",
+                f"**[{board.chapter.title}](/chapters/{board.chapter.name})** {board.answer}\n",
                 "```{list-table}",
                 ":class: fl-scoreboard",
                 ":header-rows: 1",
@@ -80,8 +91,13 @@ class Board:
         """Return the table in plain Markdown, for the README and the terminal."""
         if not self.chapters:
             return "No chapter has a result yet.\n"
+        answers = [
+            f"- [{board.chapter.title}](chapters/{board.chapter.name}.ipynb): {board.answer}"
+            for board in self.chapters
+            if board.answer
+        ]
         header = f"| | claim | {' | '.join(self.runs)} |"
-        lines = [header, "|---|---|" + "---|" * len(self.runs)]
+        lines = [*answers, *([""] if answers else []), header, "|---|---|" + "---|" * len(self.runs)]
         for board in self.chapters:
             lines.append(
                 f"| **[{board.chapter.title}](chapters/{board.chapter.name}.ipynb)** | |"
@@ -109,10 +125,10 @@ def read_board(project: Project, runs: Runs, *, published: bool = False) -> Boar
         published: Look only at what is published in the checkout, not at this machine's own results.
     """
     judge, chapters, seen = Freshness(project, runs), [], []
-    named = set(toc_pages(project))
+    named, answers = set(toc_pages(project)), read_answers(project)
     pages = set()
     for chapter in Chapter.all(project).values():
-        board = ChapterBoard(chapter)
+        board = ChapterBoard(chapter, sentence=answers.get(chapter.name, ""))
         for run in runs.runs:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue

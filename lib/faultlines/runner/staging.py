@@ -29,13 +29,14 @@ REFERENCE = re.compile(
 )
 
 
-def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
+def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | None = None) -> NotebookNode:
     """Return the notebook that the book renders for a result.
 
     Args:
         chapter: The chapter as it is now.
         state: The result to show and what is said of it.
         prefix: Put before every label, so that a chapter can stand in the book once a run.
+        changes: What the run changes against the default run, said at the top of the page.
 
     Raises:
         ValueError: If the state holds no result.
@@ -44,7 +45,8 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "") -> NotebookNode:
         raise ValueError(f"{chapter.name} has no result to show")
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
-    _insert_notes(page, [note for note in (_stale_note(state), _run_note(state.result, chapter)) if note])
+    notes = (_stale_note(state), _run_note(state.result, chapter), changes)
+    _insert_notes(page, [note for note in notes if note])
     page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
     if prefix:
         relabel(page, prefix)

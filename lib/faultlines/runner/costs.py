@@ -1,0 +1,52 @@
+"""What every run cost, and how to repeat it, as a table of the book."""
+
+from __future__ import annotations
+
+from faultlines.runner.chapters import Chapter
+from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.hashing import digest
+from faultlines.runner.project import Project
+from faultlines.runner.runs import Runs
+from faultlines.runner.staging import duration
+from faultlines.runner.task import Task
+
+COLUMNS = ("Run", "Time", "Device", "Memory", "Energy", "Versions", "Code", "Repeat it")
+
+
+def costs_page(project: Project, runs: Runs) -> str:
+    """Return the table of all results, chapter after chapter, in MyST; or a sentence where there is none."""
+    judge, blocks = Freshness(project, runs), []
+    for chapter in Chapter.all(project).values():
+        rows = []
+        for run in runs.runs:
+            if runs.covers(run, chapter) and run != "smoke":
+                state = judge.state(Task(chapter, run))
+                if state.result is not None:
+                    rows.append(_row(run, state))
+        if rows:
+            head = "* - " + "\n  - ".join(COLUMNS)
+            body = "\n".join("* - " + "\n  - ".join(row) for row in rows)
+            table = f"```{{list-table}}\n:class: fl-scoreboard fl-costs\n:header-rows: 1\n{head}\n{body}\n```"
+            blocks.append(f"**[{chapter.title}](/chapters/{chapter.name})**\n\n{table}")
+    return "\n\n".join(blocks) + "\n" if blocks else "No chapter has a result yet.\n"
+
+
+def _row(run: str, state: State) -> list[str]:
+    record = state.result.provenance
+    kernel, packages = record.kernel, record.kernel.get("packages", {})
+    gpu = kernel.get("peak_gpu_memory_mb") or 0
+    memory = f"{kernel.get('peak_memory_mb', '?')} MiB" + (f" and {gpu} MiB on the GPU" if gpu else "")
+    energy = "not told" if record.energy_j is None else f"{record.energy_j / 3600:.1f} Wh"
+    stale = "" if state.name == "fresh" else ' <span class="stale">stale</span>'
+    again = " (went on from an execution that was ended)" if record.resumed else ""
+    return [
+        run + stale,
+        duration(record.wall_s) + again,
+        f"{kernel.get('device', '?')}, {kernel.get('threads', '?')} threads",
+        memory,
+        energy,
+        f"Python {kernel.get('python', '?')}, torch {packages.get('torch', '?')}",
+        f"commit `{record.commit}`, chapter `{record.chapter_hash[:8]}`, library "
+        f"`{digest(repr(sorted(record.modules.items())))[:8]}`",
+        f"`{record.command} --force`",
+    ]
