@@ -58,9 +58,10 @@ def lanczos(
 
     After $m$ steps $H Q_m = Q_m T_m + \beta_m q_{m+1} e_m^\top$ with orthonormal $Q_m$ (fully reorthogonalised) and
     tridiagonal $T_m$. An eigenvalue $\theta$ of $T_m$ with eigenvector $s$ has a residual $\rho = \beta_m \lvert s_m
-    \rvert$; its error is estimated by $\min(\rho, \max(\rho^2 / \gamma, \Delta))$ with the gap $\gamma$ to the next
-    value of $T_m$ (Parlett, The Symmetric Eigenvalue Problem, 1980, chapter 11) and what the last three steps added,
-    $\Delta$: leading values that crowd together look like one at first, and $\gamma$ is then too wide.
+    \rvert$; its error is estimated by $\min(\rho, \max(\rho^2 / \gamma, \Delta))$. Here $\gamma$ is the gap to the
+    nearest other value of $T_m$, less that one's own residual (Parlett, The Symmetric Eigenvalue Problem, 1980,
+    chapter 11), and $\Delta$ what the last three steps added: leading values that crowd together look like one at
+    first.
 
     The largest value is never too large, up to rounding. Where the Krylov space ends early, the process goes on from
     a fresh random direction, so that multiple eigenvalues are found, too.
@@ -138,8 +139,10 @@ def _ritz(
     theta, s = torch.linalg.eigh(t)  # rising
     order = (theta if end == "top" else theta.abs()).argsort(dim=1, descending=True)[:, :k]
     values = theta.gather(1, order)
-    residual = beta[:, None] * s[:, -1].abs().gather(1, order)
-    distance = (theta[:, None, :] - values[:, :, None]).abs()  # [batch, k, m]
+    residuals = beta[:, None] * s[:, -1].abs()
+    residual = residuals.gather(1, order)
+    # a neighbour is where it is up to its own residual
+    distance = (theta[:, None, :] - values[:, :, None]).abs() - residuals[:, None, :]  # [batch, k, m]
     distance.scatter_(2, order[:, :, None], torch.inf)  # a value is no neighbour of its own
     gap = distance.amin(dim=2).clamp_min(torch.finfo(t.dtype).tiny)
     errors = torch.minimum(residual, torch.maximum(residual.square() / gap, _growth(t, values, k, end)))
