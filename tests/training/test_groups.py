@@ -186,7 +186,7 @@ def grouped(data, **changes):
     [
         ({"c": torch.zeros(3).long()}, {}, r"c has shape \(3,\)"),
         ({"y": torch.zeros(32)}, {}, "y has shape .* dtype torch.float32"),
-        ({"x": torch.zeros(32, 3, 32, 32, dtype=torch.uint8)}, {}, "x has shape .* dtype torch.uint8"),
+        ({"x": torch.zeros(32, 3, 32, 32).long()}, {}, "x has shape .* dtype torch.int64"),
         ({"mask": torch.zeros(32, 2, 2).bool()}, {}, r"mask has shape \(32, 2, 2\)"),
         ({}, {"batch_size": 33}, "batch_size=33 exceeds the number of samples, 32"),
         ({}, {"epochs": 0}, "epochs=0 must be"),
@@ -208,3 +208,24 @@ def test_what_does_not_fit_is_named(data, changes, options, said):
 def test_a_loss_that_is_not_finite_stops_the_run(data):
     with pytest.raises(FloatingPointError, match="loss is nan in epoch 1 of 3 under ERM"):
         fit_groups(make, grouped(data, x=data.train.x * float("nan")), epochs=3, batch_size=8)
+
+
+def test_bytes_are_images_too(data):
+    rounded = (255 * data.train.x).round().to(torch.uint8)
+    given, whole = (train_on(grouped(data, x=x)) for x in (rounded, rounded.float() / 255))
+    assert torch.equal(weights(given.model), weights(whole.model))
+
+
+def train_on(images):
+    return fit_groups(make, images, epochs=2, batch_size=8, objective=JTT(first=0.5))
+
+
+def test_callbacks_see_every_epoch_in_evaluation_mode(data):
+    seen = []
+    found = train(
+        data,
+        objective=EX2L(),
+        callbacks=[lambda m, loss: seen.append((m.training, loss.training, weights(m)))],
+    )
+    assert [kind[:2] for kind in seen] == [(False, False)] * 3
+    assert torch.equal(seen[-1][2], weights(found.model)) and not torch.equal(seen[0][2], seen[-1][2])

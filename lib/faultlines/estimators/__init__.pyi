@@ -66,6 +66,7 @@ from .ntk.ridge import effective_dimension as effective_dimension
 from .ntk.ridge import kernel_alignment as kernel_alignment
 from .ntk.ridge import match_ridge as match_ridge
 from .ntk.width import width_sweep as width_sweep
+from .probe import linear_probe as linear_probe
 from .softmax import softmax_jacobian_bound as softmax_jacobian_bound
 from .softmax import softmax_jacobian_bound_ball as softmax_jacobian_bound_ball
 from .softmax import softmax_jacobian_lower as softmax_jacobian_lower

@@ -8,6 +8,9 @@ from .ensemble import fit_ensemble as fit_ensemble
 from .fit import fit as fit
 from .group_history import GroupHistory as GroupHistory
 from .group_history import Selection as Selection
+from .group_study import GroupOutcome as GroupOutcome
+from .group_study import run_methods as run_methods
+from .group_study import with_ood_validation as with_ood_validation
 from .groups import GroupFit as GroupFit
 from .groups import fit_groups as fit_groups
 from .history import History as History

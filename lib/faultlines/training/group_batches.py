@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.training.objectives.group_objective import GroupBatch
+
+
+def as_floats(x: Tensor) -> Float[Tensor, "..."]:
+    """Return images in [0, 1]: bytes, which a large set is held in, are divided by 255."""
+    return x if x.is_floating_point() else x.float() / 255
 
 
 def as_batch(data: object, device: torch.device) -> tuple[GroupBatch, int]:
@@ -24,9 +30,9 @@ def as_batch(data: object, device: torch.device) -> tuple[GroupBatch, int]:
         ValueError: If a tensor's length or type does not fit.
     """
     n = len(data.x)
-    if n == 0 or not data.x.is_floating_point() or data.x.ndim != 4:
+    if n == 0 or not (data.x.is_floating_point() or data.x.dtype == torch.uint8) or data.x.ndim != 4:
         raise ValueError(
-            f"x has shape {tuple(data.x.shape)} and dtype {data.x.dtype}; it must be images, floating point"
+            f"x has shape {tuple(data.x.shape)} and dtype {data.x.dtype}; it must be images, floating point or bytes"
         )
     for name in ("y", "c"):
         labels = getattr(data, name)
@@ -72,6 +78,7 @@ class GroupBatches:
         for index in torch.randperm(len(self.data.y), generator=self._order).split(self.batch_size):
             index = index.to(device)
             batch = GroupBatch(*(None if t is None else t[index] for t in self.data))
+            batch = batch._replace(x=as_floats(batch.x))
             if self.flip:
                 mirrored = (torch.rand(len(index), generator=self._flips) < 0.5).to(device)
                 for images in (batch.x, batch.mask):  # indexing has copied them

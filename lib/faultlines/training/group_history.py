@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
+from faultlines.training.group_batches import as_floats
 
 
 class Selection(NamedTuple):
@@ -89,5 +90,5 @@ def score(model: nn.Module, data: object, device: torch.device, batch_size: int 
         device: Where the model is.
         batch_size: Images at once.
     """
-    found = torch.cat([model(part.to(device)).argmax(dim=1) for part in data.x.split(batch_size)])
+    found = torch.cat([model(as_floats(x.to(device))).argmax(dim=1) for x in data.x.split(batch_size)])
     return group_accuracy(found.cpu(), data.y.cpu(), data.c.cpu(), split=getattr(data, "split", ""))

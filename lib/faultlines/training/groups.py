@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,8 @@ from faultlines.training.objectives.group_objective import (
 from faultlines.training.optimizer import build_optimizer
 from faultlines.training.schedule import learning_rate
 from faultlines.training.settings import Optimizer, Schedule, Settings
+
+Callback = Callable[[nn.Module, GroupLoss], None]
 
 STAGE_SEED = 7_000_003  # added to the seed of a run that is a stage of another
 
@@ -77,6 +79,7 @@ def fit_groups(
     validation: Mapping[str, GroupData] | None = None,
     select: Selection | None = None,
     device: str | torch.device = "auto",
+    callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> GroupFit:
     """Train a classifier under an objective that sees groups.
@@ -103,6 +106,7 @@ def fit_groups(
         select: Name of such a set and `"average"` or `"worst"`: the model returned is that of the epoch which
             scored best there, the earliest of equals; by default the last epoch's.
         device: Where to compute.
+        callbacks: Each called as `callback(model, loss)` after an epoch, both in evaluation mode.
         checkpoint: File to go on from where it exists, and to write to after every epoch; by default one in
             the folder that `FAULTLINES_CHECKPOINTS` names, if it names one.
 
@@ -158,7 +162,9 @@ def fit_groups(
             both, data.x, torch.stack([data.y, data.c]), settings, objective, seed, None
         )
         run |= {"flip": repr(flip), "select": repr(select), "validation": repr(sorted(validation))}
-        if checkpoint is None and checkpoints.wanted():
+        if (
+            checkpoint is None and checkpoints.wanted() and not callbacks
+        ):  # which may keep records of their own
             checkpoint = checkpoints.automatic(run, [both], _joined(validation))
         state = None if checkpoint is None else checkpoints.load(Path(checkpoint), run)
         if state is not None:
@@ -182,6 +188,8 @@ def fit_groups(
                 )
             both.eval()
             history.add(loss.item(), {name: value.item() for name, value in terms.items()})
+            for callback in callbacks:
+                callback(model, loss_of)
             for name, held_out in validation.items():
                 history.score(name, score(model, held_out, device))
             if select is not None and history.selected(*select) == epoch:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from faultlines.training.group_batches import as_floats
 from faultlines.training.objectives.erm import ERM, WeightedLoss
 from faultlines.training.objectives.group_objective import GroupLoss, GroupObjective, GroupRun
 from faultlines.training.objectives.objective import check_number
@@ -37,5 +38,5 @@ class JTT(GroupObjective):
         """Train the first network and return the loss of the second run."""
         model = run.fit(ERM(), self.first)
         with torch.no_grad():
-            found = torch.cat([model(part).argmax(dim=1) for part in run.data.x.split(1024)])
+            found = torch.cat([model(as_floats(x)).argmax(dim=1) for x in run.data.x.split(512)])
         return WeightedLoss(torch.where(found == run.data.y, 1.0, self.upweight))
