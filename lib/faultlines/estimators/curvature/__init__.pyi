@@ -1,7 +1,13 @@
 from .estimate import Estimate as Estimate
 from .estimate import hutchinson as hutchinson
+from .inputs import InputCurvature as InputCurvature
+from .inputs import input_curvature as input_curvature
+from .inputs import input_hessian as input_hessian
+from .inputs import input_laplacian as input_laplacian
 from .lanczos import Eigenpairs as Eigenpairs
 from .lanczos import lanczos as lanczos
+from .link import CurvatureLink as CurvatureLink
+from .link import curvature_link as curvature_link
 from .parameters import HessianTop as HessianTop
 from .parameters import batch_sharpness as batch_sharpness
 from .parameters import hessian_top as hessian_top
