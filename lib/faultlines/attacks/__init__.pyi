@@ -6,6 +6,16 @@ from .ball import Ball as Ball
 from .carlini_wagner import CarliniWagnerL2 as CarliniWagnerL2
 from .embedding import EmbeddingAttack as EmbeddingAttack
 from .embedding import PromptCosine as PromptCosine
+from .explanation.attack import ExplanationAttack as ExplanationAttack
+from .explanation.correlation import Cosine as Cosine
+from .explanation.correlation import Spearman as Spearman
+from .explanation.criteria import MassCentre as MassCentre
+from .explanation.criteria import TargetMap as TargetMap
+from .explanation.criteria import TopK as TopK
+from .explanation.noise import ExplanationNoise as ExplanationNoise
+from .explanation.pgd import ExplanationPGD as ExplanationPGD
+from .explanation.result import ExplanationResult as ExplanationResult
+from .explanation.surrogate import softplus_surrogate as softplus_surrogate
 from .fab import FAB as FAB
 from .fgsm import FGSM as FGSM
 from .gradient_attack import GradientAttack as GradientAttack

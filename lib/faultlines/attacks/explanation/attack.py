@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.attacks.ball import Ball
-from faultlines.attacks.checks import check_batch, check_eps, warn_if_randomised
+from faultlines.attacks.checks import check_call, check_eps, or_seeded
 from faultlines.attacks.explanation.correlation import Cosine, Spearman
 from faultlines.attacks.explanation.criteria import Criterion, MassCentre
 from faultlines.attacks.explanation.objective import ChangedExplanation
@@ -96,15 +98,13 @@ class ExplanationAttack:
 
         Raises:
             ValueError: If samples, labels, logits or maps are not as stated; if the map has no slope that the attack
-                could follow, as that of a ReLU network without a surrogate.
+                could follow, as that of a ReLU network without a surrogate, or runs a kernel without a second
+                derivative, as fused attention.
         """
-        check_batch(x, y)
-        warn_if_randomised(model)
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
-        with prepared(model, x) as clean:
+        check_call(model, x, y)
+        with prepared(model, x) as clean, named_second_derivative():
             objective = self.objective(model, clean, y)
-            found = self.search(objective, Ball(clean, self.eps, self.norm), generator)
+            found = self.search(objective, Ball(clean, self.eps, self.norm), or_seeded(generator))
             return self._account(objective, found)
 
     def objective(self, model: Model, x: Tensor, y: Tensor) -> ChangedExplanation:
@@ -167,6 +167,24 @@ def as_criterion(criterion: str | Criterion) -> Criterion:
             f"criterion={criterion!r} is not one of {sorted(CRITERIA)}, nor a Criterion such as TopK(k)"
         )
     return CRITERIA[criterion]
+
+
+@contextmanager
+def named_second_derivative() -> Iterator[None]:
+    """Turn torch's refusal of a second derivative into an error that says what to do.
+
+    Raises:
+        ValueError: If torch has no derivative of a kernel that ran inside.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "derivative for" not in str(error) or "not implemented" not in str(error):
+            raise
+        raise ValueError(
+            f"model runs a kernel that has no second derivative ({error}); run attention in its explicit form: "
+            "fused='never' or 'auto', or torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        ) from error
 
 
 def _like(mask: Tensor, values: Tensor) -> Tensor:

@@ -77,7 +77,9 @@ _NAMES = {
 
 
 @contextmanager
-def wrapped_forward(model: Model, wrap: Callable[[Callable], Callable]) -> Iterator[Model]:
+def wrapped_forward(
+    model: Model, wrap: Callable[[Callable], Callable], *, everywhere: bool = False
+) -> Iterator[Model]:
     """Lend the model with another forward pass.
 
     A module stays itself, so that hooks, layers and a recorder see what they know, and has its own forward pass back
@@ -86,28 +88,31 @@ def wrapped_forward(model: Model, wrap: Callable[[Callable], Callable]) -> Itera
     Args:
         model: What is called.
         wrap: Takes the forward pass, returns the one to run in its place.
+        everywhere: Whether each layer's forward pass is wrapped too, for callers that do not go through the model's.
     """
     if not isinstance(model, nn.Module):
         yield wrap(model)
         return
-    own = vars(model).get("forward")  # of the instance; that of the class is found again by itself
-    model.forward = wrap(model.forward)
+    layers = list(model.modules()) if everywhere else [model]
+    own = [vars(layer).get("forward") for layer in layers]  # that of a class is found again by itself
     try:
+        for layer in layers:
+            layer.forward = wrap(layer.forward)
         yield model
     finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own
+        for layer, forward in zip(layers, own, strict=True):
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
 
 
 @contextmanager
 def softplus_surrogate(model: Model, beta: float) -> Iterator[Model]:
     r"""Lend the model with $\mathrm{softplus}_\beta$ for ReLU: same weights, smooth explanations.
 
-    ReLU is replaced wherever it runs inside the model's forward pass, as a module, a function or a method; leaky
-    ReLU, ReLU6 and hard tanh are replaced likewise. Outside the forward pass (the ReLU of Grad-CAM, say) nothing is,
-    and max pooling stays. The largest error of one activation is $\log 2 / \beta$.
+    ReLU is replaced wherever it runs inside the forward pass of the model or of one of its layers, as a module, a
+    function or a method; leaky ReLU, ReLU6 and hard tanh are replaced likewise. Outside (the ReLU that ends Grad-CAM,
+    say) nothing is, and max pooling stays. The largest error of one ReLU is $\log 2 / \beta$.
 
     Args:
         model: A module, or a function of images.
@@ -122,16 +127,23 @@ def softplus_surrogate(model: Model, beta: float) -> Iterator[Model]:
         ...     bool((smooth(x) > 0).all())
         True
     """
-    beta = check_beta(beta)
+    beta, inside = check_beta(beta), False
 
     def wrap(forward: Callable) -> Callable:
         def smooth(*args: Any, **kwargs: Any) -> Any:
-            with Activations(beta):
+            nonlocal inside
+            if inside:
                 return forward(*args, **kwargs)
+            inside = True
+            try:
+                with Activations(beta):
+                    return forward(*args, **kwargs)
+            finally:
+                inside = False
 
         return smooth
 
-    with wrapped_forward(model, wrap) as lent:
+    with wrapped_forward(model, wrap, everywhere=True) as lent:
         yield lent
 
 
