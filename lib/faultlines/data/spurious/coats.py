@@ -29,9 +29,9 @@ def pattern(
         v: Their ordinate, down.
         generator: Source of where exactly.
     """
-    n, size = len(y), u.shape[-1]
+    n, size = u.shape[0], u.shape[-1]
     phase, shift, pitch = (torch.rand(n, 1, 1, generator=generator) for _ in range(3))
-    blots = F.interpolate(torch.randn(n, 1, 8, 8, generator=generator), (size, size), mode="bicubic")[:, 0]
+    blots = torch.randn(n, 1, 8, 8, generator=generator)
     dark = torch.empty_like(u)
     for number in range(4):
         index = (y == number).nonzero()[:, 0]
@@ -47,7 +47,8 @@ def pattern(
         elif number == 2:
             dark[index] = step(0.05 + 1.6 * s - a + 0.05 * torch.sin(11 * b + p), 0.05)
         else:
-            dark[index] = step(blots[index] - 0.15 + s, 0.25)
+            blot = F.interpolate(blots[index], (size, size), mode="bicubic")[:, 0]
+            dark[index] = step(blot - 0.15 + s, 0.25)
     return dark
 
 
