@@ -77,6 +77,13 @@ def test_infinite_ntk_is_the_gaussian_expectation(angle):
     assert float(relu_ntk(a, b, train="both")) == pytest.approx(first + second, abs=1e-9)
 
 
+@pytest.mark.parametrize("block", [3, 2048])
+def test_infinite_ntk_of_nearly_parallel_rows_is_symmetric(block):
+    a = unit(1, 50) + 1e-4 * unit(40, 50, seed=1)
+    found = relu_ntk(a / a.norm(dim=1, keepdim=True), block=block)
+    assert torch.equal(found, found.T)
+
+
 def test_infinite_ntk_does_not_depend_on_the_block():
     a = unit(11, 4)
     torch.testing.assert_close(relu_ntk(a, block=3), relu_ntk(a), atol=1e-15, rtol=0)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
 from io import StringIO
 from typing import Any
 
@@ -89,12 +90,12 @@ def hessian_scores(
     check_ridge(ridge)
     method = _dattri("influence_function").IFAttributorCG
     n = len(rows)
-    with _task(network, rows, targets, test) as (task, loaders, _):
+    with _task(network, rows, targets, test) as (task, loaders, _):  # on the CPU
         # dattri's Hessian is that of the mean loss
         options = {"max_iter": max_iter or n + 2, "tol": 1e-14, "regularization": ridge / n}
         attributor = method(task, **options)
         attributor.cache(loaders[0])
-        return -attributor.attribute(*loaders).detach() / n
+        return -attributor.attribute(*loaders).detach().to(rows) / n
 
 
 def trak_scores(
@@ -139,7 +140,7 @@ def trak_scores(
         projector = {"proj_dim": dimension, "proj_max_batch_size": 32, "proj_seed": seed, "device": "cpu"}
         attributor = method(task, probability, projector_kwargs=projector, regularization=ridge)
         attributor.cache(loaders[0])
-        return attributor.attribute(loaders[1]).detach()
+        return attributor.attribute(loaders[1]).detach().to(rows)
 
 
 @contextmanager
@@ -150,7 +151,8 @@ def _task(
     _check(rows, targets, test)
     from dattri.task import AttributionTask
 
-    width = rows.shape[1]
+    rows, targets, test = (x.cpu() for x in (rows, targets, test))
+    network, width = deepcopy(network).cpu(), rows.shape[1]
 
     def output(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         return functional_call(network, params, (data[0].reshape(-1, width),)).sum()

@@ -36,7 +36,7 @@ def relu_ntk(
 
     Args:
         a: Rows, any length but 0.
-        b: Other rows; `a` itself by default, and then the diagonal is exact.
+        b: Other rows; `a` itself by default, and then the diagonal is exact and the kernel symmetric.
         train: Which layers are trained.
         block: Rows of `a` at a time, where no gradient is asked for.
 
@@ -68,7 +68,17 @@ def relu_ntk(
     for start in range(0, len(a), block):
         rows = slice(start, start + block)
         out[rows] = _kernel(a[rows], b, na[rows], nb, train, start if same else None)
-    return out
+    return _mirror(out, block) if same else out
+
+
+def _mirror(kernel: Tensor, block: int) -> Tensor:
+    # a product of rows with themselves is symmetric up to rounding, of which nearly parallel rows make more
+    for start in range(0, len(kernel), block):
+        stop = start + block
+        kernel[start:stop, stop:] = kernel[stop:, start:stop].T
+        own = kernel[start:stop, start:stop]
+        own.copy_(own.tril() + own.tril(-1).T)
+    return kernel
 
 
 def _kernel(a: Tensor, b: Tensor, na: Tensor, nb: Tensor, train: str, diagonal: int | None) -> Tensor:
