@@ -80,6 +80,11 @@ from .ntk.ridge import kernel_alignment as kernel_alignment
 from .ntk.ridge import match_ridge as match_ridge
 from .ntk.width import width_sweep as width_sweep
 from .probe import linear_probe as linear_probe
+from .row_entropy import RowShares as RowShares
+from .row_entropy import SoftmaxFacts as SoftmaxFacts
+from .row_entropy import collision_entropy as collision_entropy
+from .row_entropy import row_shares as row_shares
+from .row_entropy import softmax_facts as softmax_facts
 from .softmax import softmax_jacobian_bound as softmax_jacobian_bound
 from .softmax import softmax_jacobian_bound_ball as softmax_jacobian_bound_ball
 from .softmax import softmax_jacobian_lower as softmax_jacobian_lower
