@@ -38,17 +38,19 @@ class CropFlip:
         self, x: Float[Tensor, "batch channel height width"], generator: torch.Generator
     ) -> Float[Tensor, "batch channel height width"]:
         """Return a new batch; every draw comes from `generator`, which lives on the device of `x`."""
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
 
         def draw(high: int) -> Tensor:
-            return torch.randint(high, (batch, 1), generator=generator, device=x.device)
+            return torch.randint(high, (batch,), generator=generator, device=x.device)
 
-        rows = torch.arange(height, device=x.device) + draw(2 * self.padding + 1)  # [batch, height]
-        columns = torch.arange(width, device=x.device).expand(batch, -1)
-        if self.flip:
-            columns = torch.where(draw(2).bool(), columns.flip(1), columns)
-        columns = columns + draw(2 * self.padding + 1)  # [batch, width]
-        padded = F.pad(x, [self.padding] * 4)
-        image = torch.arange(batch, device=x.device).view(-1, 1, 1, 1)
-        channel = torch.arange(channels, device=x.device).view(1, -1, 1, 1)
-        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        down = draw(2 * self.padding + 1)
+        mirrored = draw(2).bool() if self.flip else None
+        right = draw(2 * self.padding + 1)
+        # every crop is a view of the padded image, so that one is copied a row at a time and not a pixel at a time
+        crops = (
+            F.pad(x, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+        )
+        cropped = crops[torch.arange(batch, device=x.device), down, right]
+        if mirrored is None:
+            return cropped
+        return torch.where(mirrored.view(-1, 1, 1, 1), cropped.flip(3), cropped)
