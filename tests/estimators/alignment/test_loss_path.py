@@ -70,14 +70,63 @@ def test_the_factor_minus_lambda_is_left_out():
     )
 
 
+def shared_signal(model, x, y, layer):
+    """Return the gradient in an addend common to the maps of heads 2h and 2h + 1."""
+    mechanism = model.blocks[layer].attention.mechanism
+    explicit, addend = mechanism.explicit, torch.zeros(len(x), 2, 5, 5, dtype=x.dtype, requires_grad=True)
+
+    def shifted(q, k, v):
+        _, maps, terms = explicit(q, k, v)
+        return (maps + addend.repeat_interleave(2, dim=1)) @ v, maps, terms
+
+    mechanism.explicit = shifted
+    try:
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+    finally:
+        del mechanism.explicit
+    return torch.autograd.grad(loss, addend)[0]
+
+
+def test_head_pairs_of_standard_attention_are_the_control():
+    model, y = vit("softmax"), torch.tensor([0, 1, 2])
+    x = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = alignment_losspath(model, x, y)
+    assert found.cosine.shape == (3, 2)
+    assert found.lam is None
+    for layer in (0, 1):
+        upstream = shared_signal(model, x, y, layer)
+        for sample in range(3):
+            jacobians = branch_jacobians(model, x[sample], layer=layer)
+            g1, g2 = (
+                torch.einsum("hijx,hij->x", jacobian, upstream[sample])
+                for jacobian in (jacobians.first, jacobians.second)
+            )
+            assert torch.allclose(found.cosine[sample, layer], F.cosine_similarity(g1, g2, dim=0), rtol=1e-9)
+            assert torch.allclose(found.norm1[sample, layer], g1.norm(), rtol=1e-9)
+            assert torch.allclose(found.norm2[sample, layer], g2.norm(), rtol=1e-9)
+
+
+def test_equal_heads_are_aligned():
+    model = vit("softmax")
+    with torch.no_grad():
+        for block in model.blocks:
+            for value in (block.attention.qkv.weight, block.attention.qkv.bias):
+                heads = value.unflatten(0, (3, 2, 2, -1))  # [qkv, pair, head of the pair, ...]
+                heads[:2, :, 1] = heads[:2, :, 0]
+    x = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = alignment_losspath(model, x, torch.zeros(3).long())
+    assert torch.allclose(found.cosine, torch.ones(3, 2, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(found.rho, torch.ones(3, 2, dtype=torch.float64), atol=1e-9)
+
+
 def test_other_losses_and_errors():
     x = torch.rand(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     margin = alignment_losspath(
         vit(), x, torch.zeros(2).long(), loss=lambda z, y: z[:, 1] - z.gather(1, y[:, None])[:, 0]
     )
     assert margin.cosine.shape == (2, 2) and not margin.cosine.requires_grad
-    with pytest.raises(ValueError, match="no branches in layer 0"):
-        alignment_losspath(vit("softmax"), x, torch.zeros(2).long())
+    with pytest.raises(ValueError, match="layer has 1 heads; pairs need an even number"):
+        alignment_losspath(ViT(**{**SIZES, "heads": 1}).double(), x, torch.zeros(2).long())
     with pytest.raises(ValueError, match="records no attention"):
         alignment_losspath(
             torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3).double()), x, torch.zeros(2).long()

@@ -1,4 +1,4 @@
-"""The alignment of the branches along the gradient that an attack follows."""
+"""The alignment of the branches, or of a pair of heads, along the gradient that an attack follows."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ def alignment_losspath(
     second branch is $-\lambda J_2^\top G$; the factor $-\lambda$ is **left out**, as in $\cos\theta$ of Lemma 1
     (with it, every sign turns). So where the cosine is negative the two paths add up.
 
+    Where a layer subtracts nothing, heads 2h and 2h + 1 are the control, as for `alignment_hutchinson`. $G$ is then
+    $\partial L / \partial A_{2h} + \partial L / \partial A_{2h+1}$, what a change common to both maps does: one signal
+    for both, so that branches and control differ in the maps alone.
+
     Args:
-        model: A network with differential attention in every recorded layer.
+        model: A network whose recorded layers all have branches, or none; see `branch_maps`.
         x: Samples.
         y: What `loss` takes beside the model's output.
         loss: Maps output and `y` to a loss a sample; cross-entropy by default.
 
     Returns:
-        Cosine and lengths, `[batch, layer]`, detached.
+        Cosine and lengths, `[batch, layer]`, detached; `lam` is None for the control.
 
     Raises:
-        ValueError: If a layer subtracts nothing, or none is recorded.
+        ValueError: If no layer is recorded, or a layer without branches has an odd number of heads.
 
     Example:
         >>> from faultlines.models import ViT
@@ -57,17 +61,17 @@ def alignment_losspath(
     if not tape.layers:
         raise ValueError("model records no attention layer")
     branches = [branch_maps(layer) for layer in tape.layers]
-    for index, branch in enumerate(branches):
-        if branch.combined is None:
-            raise ValueError(f"model has no branches in layer {index}; the loss path is that of a difference")
-    signals = torch.autograd.grad(total, [branch.combined for branch in branches], retain_graph=True)
+    signals = torch.autograd.grad(total, [layer.maps for layer in tape.layers], retain_graph=True)
     rows = []
     for branch, signal in zip(branches, signals, strict=True):
+        if branch.combined is None:
+            signal = signal[:, 0::2] + signal[:, 1::2]
         g1, g2 = (
             torch.autograd.grad(maps, x, signal, retain_graph=True)[0].flatten(1)
             for maps in (branch.first, branch.second)
         )
         rows.append(torch.stack([(g1 * g2).sum(1), g1.norm(dim=1), g2.norm(dim=1)]))
     inner, norm1, norm2 = torch.stack(rows, dim=2)
-    lam = torch.stack([branch.lam for branch in branches]).detach()
+    lams = [branch.lam for branch in branches]
+    lam = None if any(lam is None for lam in lams) else torch.stack(lams).detach()
     return Alignment(cosine(inner, norm1, norm2), norm1, norm2, lam)
