@@ -29,7 +29,11 @@ def data():
 
 def test_methods_are_paired_and_measured_as_fitted(data):
     options = {"epochs": 3, "batch_size": 8}
-    found = run_methods(make, data, {"ERM": ERM(), "no penalty": EX2L(0.0)}, seed=3, device=CPU, **options)
+    found = run_methods(
+        make, data, {"ERM": ERM(), "no penalty": EX2L(0.0)}, seed=3, device=CPU, watch=["ERM"], **options
+    )
+    assert not found["no penalty"].history.average
+    assert found["ERM"].history.worst["test"][-1] == found["ERM"].worst
     erm, same = found["ERM"], found["no penalty"]
     for name in ("average", "worst", "validation", "energy", "coverage", "empty", "background"):
         assert getattr(erm, name) == getattr(same, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ from faultlines.estimators.foreground import foreground_energy, map_coverage
 from faultlines.estimators.gradcam import grad_cam
 from faultlines.estimators.probe import linear_probe
 from faultlines.training.group_batches import as_floats
-from faultlines.training.group_history import score
+from faultlines.training.group_history import GroupHistory, score
 from faultlines.training.groups import GroupFit, fit_groups
 from faultlines.training.objectives.group_objective import GroupObjective, MakeModel, pooled_features
 
@@ -33,6 +33,7 @@ class GroupOutcome:
         empty: Share of images without such a map.
         background: Accuracy with which a linear probe reads the background from the features, on images in
             which every class stands before every background.
+        history: What happened in training; scores by epoch where `run_methods` was asked to watch.
         confounder_energy: As `energy`, of the confounder classifier's map of the true background, on images of
             the training groups.
         confounder_coverage: As `coverage`, of the same.
@@ -47,6 +48,7 @@ class GroupOutcome:
     coverage: float
     empty: float
     background: float
+    history: GroupHistory
     confounder_energy: float = float("nan")
     confounder_coverage: float = float("nan")
     confounder_accuracy: float = float("nan")
@@ -60,6 +62,7 @@ def run_methods(
     *,
     seed: int,
     device: torch.device,
+    watch: Collection[str] = (),
     **options: object,
 ) -> dict[str, GroupOutcome]:
     """Train under every objective from the same weights with the same batches, and measure.
@@ -70,15 +73,25 @@ def run_methods(
         methods: Objectives by name.
         seed: Seed of every run.
         device: Where to compute.
+        watch: Methods that are scored after every epoch on `validation`, `ood_validation` and `test`.
         **options: Further arguments of `fit_groups`.
 
     Returns:
         One outcome a method, under its name.
     """
     data = with_ood_validation(data)
+    scored = {name: getattr(data, name) for name in ("validation", "ood_validation", "test")}
     found = {}
     for name, objective in methods.items():
-        fit = fit_groups(make_model, data.train, objective=objective, seed=seed, device=device, **options)
+        fit = fit_groups(
+            make_model,
+            data.train,
+            objective=objective,
+            seed=seed,
+            device=device,
+            validation=scored if name in watch else None,
+            **options,
+        )
         found[name] = outcome(fit, data, device)
     return found
 
@@ -98,6 +111,7 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
         coverage=coverage,
         empty=empty,
         background=linear_probe(features, torch.cat([part.c for part in crossed])),
+        history=fit.history,
     )
     confounder = getattr(fit.loss, "confounder", None)
     if confounder is None:
