@@ -25,6 +25,7 @@ from .objectives import IRM as IRM
 from .objectives import JTT as JTT
 from .objectives import Adversarial as Adversarial
 from .objectives import CrossEntropy as CrossEntropy
+from .objectives import CurvaturePenalty as CurvaturePenalty
 from .objectives import GroupDRO as GroupDRO
 from .objectives import GroupObjective as GroupObjective
 from .objectives import InputGradient as InputGradient

@@ -2,6 +2,7 @@ from .adversarial import Adversarial as Adversarial
 from .coral import CORAL as CORAL
 from .coral import coral as coral
 from .cross_entropy import CrossEntropy as CrossEntropy
+from .curvature_penalty import CurvaturePenalty as CurvaturePenalty
 from .erm import ERM as ERM
 from .erm import Reweighting as Reweighting
 from .ex2l import EX2L as EX2L

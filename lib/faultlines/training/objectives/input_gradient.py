@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.models.recorder import record
+from faultlines.training.objectives.input_derivative import gradient_and_value
 from faultlines.training.objectives.objective import Model, Objective, check_number
 
 
@@ -19,7 +19,8 @@ class InputGradient(Objective):
 
     Double backpropagation (Drucker and LeCun 1992; Ross and Doshi-Velez 2018); about three times the cost of
     cross-entropy. The forward pass is recorded, which keeps attention in its explicit form: a fused kernel
-    has no second derivative.
+    has no second derivative. Batch normalisation in training mode makes a sample's loss depend on the others, and its
+    gradient is then that of the batch's sum.
 
     Args:
         coefficient: Non-negative.
@@ -42,7 +43,7 @@ class InputGradient(Objective):
             with record():
                 return F.cross_entropy(model(x), y, reduction="sum")  # a sum, so that samples stay apart
 
-        gradient, loss = torch.func.grad_and_value(total)(x)
+        gradient, loss = gradient_and_value(total, x)
         loss = loss / len(x)
         penalty = gradient.flatten(1).square().sum(dim=1).mean()
         return loss + self.coefficient * penalty, {"cross_entropy": loss, "input_gradient": penalty}
