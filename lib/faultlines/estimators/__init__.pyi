@@ -37,9 +37,9 @@ from .foreground import map_coverage as map_coverage
 from .foreground import pointing_game as pointing_game
 from .gradcam import grad_cam as grad_cam
 from .gradcam import logits_and_maps as logits_and_maps
+from .group_choice import choose as choose
 from .groups import Group as Group
 from .groups import GroupAccuracy as GroupAccuracy
-from .groups import choose as choose
 from .groups import evaluate_groups as evaluate_groups
 from .groups import group_accuracy as group_accuracy
 from .influence.kernel import first_order_influence as first_order_influence

@@ -1,4 +1,4 @@
-r"""Accuracy by group, and the choice of a model by its worst group on a set that is not the test.
+"""Accuracy by group.
 
 A group is a pair of class and confounder. WGA, worst-group accuracy, is the least over the groups that are there
 (Sagawa et al. 2020); AA, average accuracy, is over all images.
@@ -7,9 +7,9 @@ A group is a pair of class and confounder. WGA, worst-group accuracy, is the lea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from faultlines.data.spurious.grouped import GroupedImages
 
-Measure = Literal["average", "worst"]
-SELECTABLE = ("validation", "ood_validation")  # the splits that a choice may look at
+Measure = Literal["average", "worst"]  # accuracies that a model can be judged by
 
 
 class Group(NamedTuple):
@@ -159,45 +158,6 @@ def evaluate_groups(model: nn.Module, images: GroupedImages, *, batch_size: int 
         raise ValueError("images holds no image")
     prediction = torch.cat([model(batch).argmax(dim=1) for batch in images.x.split(batch_size)])
     return group_accuracy(prediction, images.y, images.c, split=images.split)
-
-
-def choose(candidates: Mapping[str, GroupAccuracy], by: Measure = "worst") -> str:
-    """Return the name of the best candidate on validation data.
-
-    Args:
-        candidates: Accuracies by name: of several models, epochs or settings, all on one set.
-        by: `"worst"` goes by worst-group accuracy and, of equals, by the average; `"average"` the other way round.
-            Of equals in both, the first.
-
-    Raises:
-        ValueError: If there is none, the sets differ, or they are not validation sets: a choice that has seen the
-            test set leaves no test.
-
-    Example:
-        >>> y, c = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-        >>> fair = group_accuracy(torch.tensor([0, 0, 1, 1]), y, c, split="validation")
-        >>> shortcut = group_accuracy(torch.tensor([0, 1, 0, 1]), y, c, split="validation")
-        >>> choose({"shortcut": shortcut, "fair": fair})
-        'fair'
-    """
-    if by not in get_args(Measure):
-        raise ValueError(f"by={by!r} is not one of {get_args(Measure)}")
-    if not candidates:
-        raise ValueError("candidates is empty")
-    splits = sorted({found.split for found in candidates.values()})
-    if len(splits) > 1 or splits[0] not in SELECTABLE:
-        raise ValueError(
-            f"candidates were evaluated on {splits}; a choice may only look at one of {list(SELECTABLE)}"
-        )
-    tables = {tuple((g.y, g.c, g.total) for g in found.groups) for found in candidates.values()}
-    if len(tables) > 1:
-        raise ValueError("candidates were evaluated on sets of different groups or sizes")
-
-    def merit(name: str) -> tuple[float, float]:
-        pair = candidates[name].worst, candidates[name].average
-        return pair if by == "worst" else pair[::-1]
-
-    return max(candidates, key=merit)
 
 
 def wilson(successes: int, total: int, confidence: float) -> tuple[float, float]:

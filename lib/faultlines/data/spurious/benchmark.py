@@ -60,6 +60,10 @@ def spurious_benchmark(
     Counts are images of each class in each of the two environments, 3168 in the original: 300 make 2400 training
     images. The splits share no image. The animals of a seed are the same whatever the dials.
 
+    The names are those of the original's combinations. Their order of difficulty is a property of its photographs
+    and need not be that of these scenes. At full strength a network falls for the background wholly; weaker
+    strengths, or a patch, leave a choice.
+
     Args:
         name: One of `BENCHMARKS`: `"o2o_easy"` to `"m2m_hard"`.
         n_train: Training images, of each class in each environment.
