@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 
 from faultlines.runner.chapters import Chapter
+from faultlines.runner.cluster_page import cluster_page
 from faultlines.runner.costs import costs_page
 from faultlines.runner.errors import UsageError
 from faultlines.runner.freshness import Freshness, State
@@ -91,6 +92,7 @@ def stage_book(project: Project, destination: Path) -> list[str]:
     board = read_board(project, runs)
     lay("_generated/scoreboard.md", board.myst().encode())
     lay("_generated/costs.md", costs_page(project, runs).encode())
+    lay("_generated/cluster.md", cluster_page(project).encode())
     reference, mark = project.build / "reference", project.build / "reference.stamp"
     written_for = _seal(project.library)
     if not (reference.is_dir() and mark.is_file() and mark.read_text() == written_for):

@@ -1,0 +1,67 @@
+"""The tables of the book's page on clusters, from what `benchmarks.pipeline` measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from faultlines.runner.project import Project
+from faultlines.runner.staging import duration
+
+SIZES = (100, 1_000, 10_000)
+CHAPTER_S = 1800.0
+CORES = 256
+
+
+def cluster_page(project: Project) -> str:
+    """Return the tables in MyST, or a sentence where nothing was measured."""
+    path = project.root / "results" / "pipeline.json"
+    if not path.is_file():
+        return "Nothing was measured yet: `python -m benchmarks.pipeline --write` does it.\n"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return f"{_measured(found)}\n\n{_extrapolated(found)}\n" if found["slurm"] else f"{_measured(found)}\n"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = "\n".join("* - " + "\n  - ".join(row) for row in [header, *rows])
+    return f"```{{list-table}}\n:class: fl-scoreboard\n:header-rows: 1\n{lines}\n```"
+
+
+def _measured(found: dict[str, Any]) -> str:
+    rows = [
+        ("Kernel start and `import faultlines`", f"{found['kernel_s']:.2f} s"),
+        (f"All that the runner adds to {found['chapter_s']:.0f} s of cells", f"{found['added_s']:.1f} s"),
+        ("Four equal chapters on two workers, against one", f"{found['workers_ratio']:.2f} of the time"),
+    ]
+    if slurm := found["slurm"]:
+        result, logs = slurm["result_bytes"] / 1024, slurm["log_bytes_a_job"] / 1024
+        rows += [
+            (f"Submitting an array of {slurm['jobs']}", f"{slurm['submit_s']:.1f} s"),
+            ("One look at the queue", f"{slurm['squeue_s'] * 1000:.0f} ms"),
+            ("A job that does nothing, from start to result", f"{slurm['core_s_a_job']:.1f} core seconds"),
+            (
+                "Its result and its logs",
+                f"{slurm['result_bytes'] / 1024:.0f} + {slurm['log_bytes_a_job'] / 1024:.0f} KiB",
+            ),
+        ]
+    return f"Measured {found['measured']} on {found['machine']}:\n\n{_table(('What', 'Measured'), rows)}"
+
+
+def _extrapolated(found: dict[str, Any]) -> str:
+    slurm, rows = found["slurm"], []
+    for jobs in SIZES:
+        lost, useful = jobs * slurm["core_s_a_job"], jobs * CHAPTER_S
+        size = jobs * (slurm["result_bytes"] + slurm["log_bytes_a_job"]) / 2**20
+        rows.append((
+            f"{jobs:,}",
+            duration(useful / CORES),
+            f"{duration(lost / CORES)} ({lost / (lost + useful):.1%})",
+            f"{size:,.0f} MiB in {2 * jobs:,} small files and more",
+        ))  # fmt: skip
+    head = (
+        "Jobs",
+        f"Chapters of {CHAPTER_S / 60:.0f} min on {CORES} cores",
+        "Start-up on top",
+        "On the shared disk",
+    )
+    return f"Extrapolated, one core a job:\n\n{_table(head, rows)}"
