@@ -18,6 +18,11 @@ from .initial import seeded as seeded
 from .malleability import KernelClassifier as KernelClassifier
 from .malleability import Malleability as Malleability
 from .malleability import malleability as malleability
+from .matched import Cell as Cell
+from .matched import MatchedGrid as MatchedGrid
+from .matched import MatchedRun as MatchedRun
+from .matched import fit_matched as fit_matched
+from .matched import grid as grid
 from .objectives import CORAL as CORAL
 from .objectives import ERM as ERM
 from .objectives import EX2L as EX2L
