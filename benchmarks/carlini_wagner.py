@@ -14,7 +14,7 @@ from benchmarks._timing import interleaved, one_thread, ratio
 
 from faultlines.attacks import CarliniWagnerL2
 
-SAMPLES, ROUNDS = 32, 2
+SAMPLES, ROUNDS = 64, 3
 STEPS, SEARCH_STEPS, STEP_SIZE, INITIAL_C = 200, 5, 0.01, 0.01
 TARGET, FARTHER = 1.0, 1.05
 

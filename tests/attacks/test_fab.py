@@ -66,3 +66,14 @@ def test_restarts_are_never_farther(cnn, digits):
 def test_other_norms_are_refused():
     with pytest.raises(ValueError, match="norm="):
         FAB(eps=0.1, norm="l7")
+
+
+def test_a_step_costs_one_gradient(cnn, digits):
+    """Also where it is fooled and goes back."""
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    result = FAB(eps=0.5, steps=6, target_classes=3)(cnn, x, y)
+    with torch.no_grad():
+        right = cnn(x).argmax(dim=1) == y
+    assert result.success[right].all()  # so walks have been fooled on the way
+    assert (result.gradients[right] == 18).all()
+    assert (result.gradients[~right] == 0).all()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.attacks import FGSM, PatchAttack, SquarePatch
+from faultlines.attacks import FGSM, MIM, PatchAttack, SquarePatch
 
 
 def box(mask):
@@ -66,6 +66,37 @@ def test_random_places_differ_and_repeat():
     assert torch.equal(one, same)
     assert len({str(box(mask)) for mask in one}) > 10
     assert (one.sum(dim=(1, 2, 3)) == 9).all()
+
+
+@pytest.mark.parametrize("location", [(2, 3), "gradient", "random"])
+def test_generator_decides(trained, digits, location):
+    """Place first, then the starts: same seed, same patch; restarts add draws and move no earlier one."""
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    attack, state = PatchAttack(size=3, location=location, steps=2), torch.get_rng_state()
+    one, same, other = (attack(trained, x, y, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    assert torch.equal(one.x_adv, same.x_adv)
+    assert not torch.equal(one.x_adv, other.x_adv)
+    assert torch.equal(attack(trained, x, y).x_adv, attack(trained, x, y).x_adv)
+    assert torch.equal(torch.get_rng_state(), state)
+
+    generator = torch.Generator().manual_seed(3)
+    mask = attack.patch.mask(attack.objective(trained, x, y), x, generator)
+    assert torch.equal(one.x_adv.where(~mask, 0), x.where(~mask, 0))
+    again = PatchAttack(size=3, location=location, steps=2, restarts=2)
+    more = again(trained, x, y, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(more.x_adv.where(~mask, 0), x.where(~mask, 0))
+    assert (more.success | ~one.success).all()
+    level = more.success == one.success
+    assert (more.loss[level] >= one.loss[level] - 1e-5).all()
+
+
+def test_options_that_have_no_say_are_refused():
+    with pytest.raises(TypeError, match="norm"):
+        PatchAttack(size=3, norm="l2")
+    with pytest.raises(TypeError, match="random_start"):
+        MIM(eps=0.1, random_start=True)
+    with pytest.raises(ValueError, match="restarts=2"):
+        MIM(eps=0.1, restarts=2)
 
 
 def test_bad_places(trained, digits):
