@@ -39,10 +39,7 @@ def _measured(found: dict[str, Any]) -> str:
             (f"Submitting an array of {slurm['jobs']}", f"{slurm['submit_s']:.1f} s"),
             ("One look at the queue", f"{slurm['squeue_s'] * 1000:.0f} ms"),
             ("A job that does nothing, from start to result", f"{slurm['core_s_a_job']:.1f} core seconds"),
-            (
-                "Its result and its logs",
-                f"{slurm['result_bytes'] / 1024:.0f} + {slurm['log_bytes_a_job'] / 1024:.0f} KiB",
-            ),
+            ("Its result and its logs", f"{result:.0f} + {logs:.0f} KiB"),
         ]
     return f"Measured {found['measured']} on {found['machine']}:\n\n{_table(('What', 'Measured'), rows)}"
 
