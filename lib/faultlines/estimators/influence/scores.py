@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
+from importlib import import_module
 from io import StringIO
 from typing import Any
 
@@ -47,10 +48,11 @@ def tracin_scores(network: nn.Module, rows: Rows, targets: Float[Tensor, " n"], 
     Raises:
         ValueError: If rows and targets disagree.
     """
-    from captum.influence import TracInCP
-
     _check(rows, targets, test)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, on import in a notebook
+        from captum.influence import TracInCP
+
         warnings.filterwarnings(
             "ignore", message="Since `(test_)?loss_fn` has no"
         )  # ours are per sample, as assumed
@@ -80,8 +82,8 @@ def hessian_scores(
         targets: Their targets.
         test: Test rows.
         ridge: $\lambda$, for the sum of squares and the distance from the initial weights.
-        max_iter: Iterations of conjugate gradients; two more than there are rows by default, since the Hessian of a
-            network that is piecewise linear in its weights has the rank of its training rows.
+        max_iter: Iterations of conjugate gradients; by default two more than there are rows, since the Hessian of a
+            network that is piecewise linear in its weights has the rank of its training rows, and at most 200.
 
     Raises:
         ValueError: If rows and targets disagree, or the ridge is no number of at least 0.
@@ -90,12 +92,12 @@ def hessian_scores(
     check_ridge(ridge)
     method = _dattri("influence_function").IFAttributorCG
     n = len(rows)
-    with _task(network, rows, targets, test) as (task, loaders, _):  # on the CPU
+    with _task(network, rows, targets, test) as (task, loaders, _):
         # dattri's Hessian is that of the mean loss
-        options = {"max_iter": max_iter or n + 2, "tol": 1e-14, "regularization": ridge / n}
-        attributor = method(task, **options)
+        options = {"max_iter": max_iter or min(n + 2, 200), "tol": 1e-14, "regularization": ridge / n}
+        attributor = method(task, device=str(rows.device), **options)
         attributor.cache(loaders[0])
-        return -attributor.attribute(*loaders).detach().to(rows) / n
+        return -attributor.attribute(*loaders).detach() / n
 
 
 def trak_scores(
@@ -127,12 +129,15 @@ def trak_scores(
         ImportError: If dattri is not installed.
     """
     check_ridge(ridge)
+    _check(rows, targets, test)
     if dimension < 1 or (ridge == 0 and dimension > len(rows)):
         raise ValueError(
             f"dimension={dimension!r} must lie in 1 to {len(rows)}, the number of rows, where ridge=0"
         )
     method = _dattri("trak").TRAKAttributor
-    with _task(network, rows, targets, test, outputs=True) as (task, loaders, output):
+    # on the CPU: dattri's projection has no other form without a package of its own
+    inputs = (x.cpu() for x in (rows, targets, test))
+    with _task(deepcopy(network).cpu(), *inputs, outputs=True) as (task, loaders, output):
 
         def probability(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
             return 1 - (data[1] - output(params, data))  # so that 1 - p is the residual
@@ -151,8 +156,7 @@ def _task(
     _check(rows, targets, test)
     from dattri.task import AttributionTask
 
-    rows, targets, test = (x.cpu() for x in (rows, targets, test))
-    network, width = deepcopy(network).cpu(), rows.shape[1]
+    width = rows.shape[1]
 
     def output(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         return functional_call(network, params, (data[0].reshape(-1, width),)).sum()
@@ -177,10 +181,10 @@ def _task(
 
 
 def _dattri(module: str) -> Any:
-    from importlib import import_module
-
     try:
-        return import_module(f"dattri.algorithm.{module}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, on import in a notebook
+            return import_module(f"dattri.algorithm.{module}")
     except ImportError as error:
         raise ImportError("this score is computed by dattri: pip install dattri") from error
 
