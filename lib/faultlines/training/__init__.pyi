@@ -1,6 +1,7 @@
 from .augment import CropFlip as CropFlip
 from .batches import Batches as Batches
 from .contrastive import fit_contrastive as fit_contrastive
+from .curvature_track import CurvatureTrack as CurvatureTrack
 from .device import choose_device as choose_device
 from .ensemble import Arm as Arm
 from .ensemble import Ensemble as Ensemble
