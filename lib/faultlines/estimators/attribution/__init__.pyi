@@ -1,5 +1,13 @@
+from .attention_maps import gradient_rollout as gradient_rollout
+from .attention_maps import raw_attention as raw_attention
+from .attention_maps import rollout as rollout
 from .attribute import METHODS as METHODS
+from .attribute import PIXEL_METHODS as PIXEL_METHODS
 from .attribute import attribute as attribute
 from .attribute import pixel_map as pixel_map
+from .grad_cam import grad_cam as grad_cam
 from .gradient import gradient as gradient
 from .gradient import input_x_gradient as input_x_gradient
+from .guided import guided_backprop as guided_backprop
+from .integrated import integrated_gradients as integrated_gradients
+from .smoothgrad import smoothgrad as smoothgrad

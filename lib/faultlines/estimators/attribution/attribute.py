@@ -9,7 +9,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.attribution.attention_maps import gradient_rollout, raw_attention, rollout
+from faultlines.estimators.attribution.grad_cam import grad_cam
 from faultlines.estimators.attribution.gradient import Images, Model, Target, gradient, input_x_gradient
+from faultlines.estimators.attribution.guided import guided_backprop
+from faultlines.estimators.attribution.integrated import integrated_gradients
+from faultlines.estimators.attribution.smoothgrad import smoothgrad
 
 
 def pixel_map(signed: Images) -> Float[Tensor, "batch height width"]:
@@ -28,8 +33,17 @@ def pixel_map(signed: Images) -> Float[Tensor, "batch height width"]:
 PIXEL_METHODS: dict[str, Callable[..., Tensor]] = {
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,
+    "smoothgrad": smoothgrad,
+    "integrated_gradients": integrated_gradients,
+    "guided_backprop": guided_backprop,
 }
-METHODS: dict[str, Callable[..., Tensor]] = {**PIXEL_METHODS}
+METHODS: dict[str, Callable[..., Tensor]] = {
+    **PIXEL_METHODS,
+    "grad_cam": grad_cam,
+    "raw_attention": raw_attention,
+    "rollout": rollout,
+    "gradient_rollout": gradient_rollout,
+}
 
 
 def attribute(
@@ -40,10 +54,11 @@ def attribute(
     create_graph: bool = False,
     **options: Any,
 ) -> Float[Tensor, "batch height width"]:
-    """Return one map an image.
+    """Return one map an image, on the grid that the method attributes to.
 
-    For the methods that attribute to pixels it is the absolute value summed over channels, `pixel_map` of the
-    signed attribution that the method's own function returns.
+    For the methods that attribute to pixels (`PIXEL_METHODS`) that is the image's, and the map is the absolute value
+    summed over channels: `pixel_map` of the signed attribution that the method's own function returns. For the
+    attention methods it is the grid of patches, for Grad-CAM that of its layer.
 
     Args:
         model: Maps images to logits `[batch, classes]`; in eval mode where that matters.
@@ -55,7 +70,7 @@ def attribute(
         options: Further arguments of the method, by name.
 
     Returns:
-        Non-negative maps on the pixels. A logit that does not depend on the image gives a zero map.
+        One map an image; a pixel map has no negative entry. A logit that does not depend on the image gives a zero map.
 
     Raises:
         ValueError: If the method or an option is unknown, or the method refuses an argument.

@@ -1,0 +1,184 @@
+r"""Attributions to patches from a transformer's attention maps: raw attention, rollout, gradient-weighted rollout."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from faultlines.attacks.frozen import frozen
+from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
+from faultlines.estimators.attribution.gradient import Images, Model, Target, refuse_fused
+from faultlines.models.recorder import record
+
+Query = Literal["cls", "mean"]
+PatchMap = Float[Tensor, "batch row column"]
+
+
+def raw_attention(
+    model: Model,
+    x: Images,
+    target: Target | None = None,
+    *,
+    layer: int = -1,
+    query: Query | None = None,
+    grid: tuple[int, int] | None = None,
+    create_graph: bool = False,
+) -> PatchMap:
+    """Return one layer's attention to the patches, averaged over heads.
+
+    Of differential attention the map is the difference of its branches, and entries may be negative.
+
+    Args:
+        model: A model whose attention layers record (`faultlines.models.Attention`).
+        x: Images.
+        target: Checked if given, and without influence: attention is the same for every class.
+        layer: Which layer, counted from the input; the last by default.
+        query: `"cls"` reads the row of the class token, which is the first, and leaves its column out; `"mean"`
+            averages the rows of all tokens, none of which is a class token. By default `model.pool`, and
+            `"cls"` where a model has none.
+        grid: Rows and columns of patches; a square by default.
+        create_graph: Whether the map can be differentiated.
+
+    Returns:
+        One value a patch, in the order of the image.
+
+    Raises:
+        ValueError: If the model records no attention, or an argument is not as stated.
+    """
+    maps, _ = _recorded(model, x, target, create_graph)
+    if not -len(maps) <= layer < len(maps):
+        raise ValueError(f"layer={layer!r} is not in [-{len(maps)}, {len(maps)}): the layers of this model")
+    return _patches(maps[layer].mean(dim=1), model, query, grid)
+
+
+def rollout(
+    model: Model,
+    x: Images,
+    target: Target | None = None,
+    *,
+    normalise: bool = True,
+    query: Query | None = None,
+    grid: tuple[int, int] | None = None,
+    create_graph: bool = False,
+) -> PatchMap:
+    r"""Return attention rollout, a row of $\hat A_L \cdots \hat A_1$ (Abnar & Zuidema 2020).
+
+    $\hat A_l = (\bar A_l + I) / 2$ with the mean $\bar A_l$ over heads; the identity stands for the residual
+    connection.
+
+    Args:
+        model: A model whose attention layers record.
+        x: Images.
+        target: Checked if given, and without influence.
+        normalise: Whether rows of $\bar A_l + I$ are divided by their sum instead of by 2. For softmax that is the
+            same; for attention whose rows do not sum to one it puts the simplex back that such a kernel avoids.
+        query: As in `raw_attention`.
+        grid: As in `raw_attention`.
+        create_graph: Whether the map can be differentiated.
+
+    Returns:
+        One value a patch.
+
+    Raises:
+        ValueError: If the model records no attention, or an argument is not as stated.
+    """
+    maps, _ = _recorded(model, x, target, create_graph)
+    product = None
+    for layer in maps:
+        step = layer.mean(dim=1) + torch.eye(layer.shape[-1], dtype=layer.dtype, device=layer.device)
+        step = step / (step.sum(dim=-1, keepdim=True) if normalise else 2)
+        product = step if product is None else step @ product
+    return _patches(product, model, query, grid)
+
+
+def gradient_rollout(
+    model: Model,
+    x: Images,
+    target: Target,
+    *,
+    query: Query | None = None,
+    grid: tuple[int, int] | None = None,
+    create_graph: bool = False,
+) -> PatchMap:
+    r"""Return gradient-weighted attention, a row of $R = (I + \bar A_L) \cdots (I + \bar A_1)$, without the $I$.
+
+    $\bar A_l = \mathrm{mean}_h (\nabla A_l \odot A_l)^+$ with the gradient of the target's logit with respect to the
+    map (Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6, self-attention).
+
+    Args:
+        model: A model whose attention layers record.
+        x: Images.
+        target: The class of each image, or one for all.
+        query: As in `raw_attention`.
+        grid: As in `raw_attention`.
+        create_graph: Whether the map can be differentiated: a second derivative of the model.
+
+    Returns:
+        One value a patch, at least 0; all 0 where no layer's map raises the logit.
+
+    Raises:
+        ValueError: If the model records no attention, or an argument is not as stated.
+    """
+    maps, logit = _recorded(model, x, check_target(target, x), create_graph, gradients=True)
+    slopes = torch.autograd.grad(
+        logit.sum(), maps, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    eye = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
+    relevance = eye
+    for layer, slope in zip(maps, slopes, strict=True):
+        relevance = relevance + (slope * layer).clamp_min(0).mean(dim=1) @ relevance
+    relevance = relevance - eye
+    return _patches(relevance if create_graph else relevance.detach(), model, query, grid)
+
+
+def _recorded(
+    model: Model, x: Images, target: Target | None, create_graph: bool, *, gradients: bool = False
+) -> tuple[list[Float[Tensor, "batch head query key"]], Tensor | None]:
+    """Return the maps of all layers and the logit of the target, where one is given."""
+    check_images(x)
+    target = None if target is None else check_target(target, x)
+    if not create_graph or (gradients and not x.requires_grad):
+        x = x.detach().requires_grad_(gradients)
+    with (
+        torch.set_grad_enabled(create_graph or gradients),
+        nullcontext() if create_graph else frozen(model),
+        sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext(),
+        record() as tape,
+    ):
+        logits = model(x)
+    logit = None if target is None else target_logit(logits, target)
+    maps = tape.maps
+    if not maps:
+        raise ValueError(
+            f"model {type(model).__name__} recorded no attention map; attention methods need layers that record "
+            "(faultlines.models.Attention)"
+        )
+    if shapes := sorted({tuple(m.shape[-2:]) for m in maps if m.shape[-2:] != (maps[0].shape[-1],) * 2}):
+        raise ValueError(
+            f"model has attention maps of shapes {shapes} beside {tuple(maps[0].shape[-2:])}; "
+            "attention methods need one set of tokens through all layers"
+        )
+    if create_graph and gradients:
+        refuse_fused(logits, x)
+    return maps, logit
+
+
+def _patches(
+    rows: Float[Tensor, "batch query key"], model: Model, query: Query | None, grid: tuple[int, int] | None
+) -> PatchMap:
+    """Return what the read-out attends to, on the grid of patches."""
+    query = getattr(model, "pool", "cls") if query is None else query
+    if query not in ("cls", "mean"):
+        raise ValueError(f"query={query!r} is not one of 'cls', 'mean'")
+    row = rows[:, 0, 1:] if query == "cls" else rows.mean(dim=1)
+    side = math.isqrt(row.shape[1])
+    grid = (side, side) if grid is None else tuple(grid)
+    if math.prod(grid) != row.shape[1]:
+        raise ValueError(f"grid={grid} does not hold the {row.shape[1]} patches that query={query!r} leaves")
+    return row.unflatten(1, grid)
