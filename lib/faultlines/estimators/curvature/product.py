@@ -21,6 +21,8 @@ class HessianProduct:
     third less than building it each time. With `chunk_size` it is built piece by piece at every product instead,
     in the memory of one piece. Attention runs in its explicit form, for a fused kernel has no second derivative.
 
+    The weights must stay as they are while the graph is in use; torch raises an error where they do not.
+
     The network stays in the mode it is in. In evaluation mode batch normalisation is the fixed affine map of its
     running statistics: that is the network that is attacked and explained, but not quite the function whose
     gradient SGD follows.
