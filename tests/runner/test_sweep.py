@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from faultlines.reporting import Gathered
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.cli import app
-from faultlines.runner.gather import Gathered
 from faultlines.runner.project import Project
 from faultlines.runner.sweep import Sweep
 
@@ -69,7 +69,7 @@ def test_a_sweep_keeps_what_runs_and_repeats_only_what_is_missing(checkout: Proj
     folder = sweep.folder(checkout)
     notebook = json.dumps(json.loads((folder / "gathered.ipynb").read_text())["cells"])
     assert "image/png" in notebook and "2 holds" in notebook
-    gathered = Gathered.read(str(folder / "sweep.json"))
+    gathered = Gathered.read(str(folder / "gathered.json"))
     assert gathered.claims() == ["C1"] and gathered.drawable() == ["C1"]
     estimates = {at["seeds"]: row["estimate"] for at, row in gathered.of("C1")}
     assert estimates == pytest.approx({"4": 5.0, "6": 7.0})
@@ -77,6 +77,5 @@ def test_a_sweep_keeps_what_runs_and_repeats_only_what_is_missing(checkout: Proj
     assert line == ("**C1**", "5", "7 (difference +2)")
 
     partly = Sweep(Chapter.all(checkout)["toy"], "default", {"seeds": ["4", "5", "6"]})
-    partly.save(checkout)
-    said = Gathered.read(str(partly.folder(checkout) / "sweep.json")).summary()
+    said = Gathered.read(str(partly.folder(checkout) / "gathered.json")).summary()
     assert "3 runs" in said and "1 of them have no result" in said

@@ -7,6 +7,7 @@ from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import use_style as use_style
 from .forest import forest as forest
+from .gathered import Gathered as Gathered
 from .intervals import Interval as Interval
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import largest as largest
