@@ -363,6 +363,28 @@ def test_noise_is_of_the_attacks_size():
     assert (ExplanationNoise(SALIENCY, "cosine", eps=0.3)(model, x, y).score < 1).any()
 
 
+def test_one_draw_of_noise_by_hand(trained, digits):
+    x, y = digits.x_test[:60], digits.y_test[:60]
+    criterion = TargetMap(TARGET)
+    free, held = (ExplanationNoise(SALIENCY, criterion, eps=0.4, reject=reject) for reject in (False, True))
+    free, held = free(trained, x, y), held(trained, x, y)
+    direction = torch.randn(x.shape, generator=seeded()).sign()
+    z = (x + 0.4 * direction).clamp(0, 1)
+    with torch.no_grad():
+        stays = trained(z).argmax(1) == trained(x).argmax(1)
+    scores = criterion.score(attribute(trained, z, y), criterion.reference(attribute(trained, x, y)))
+    nearer = scores < 1  # noise may lead away from the target: then the clean sample is the best there is
+    for result, taken in ((free, nearer), (held, nearer & stays)):
+        assert 0 < taken.sum() < 60
+        assert torch.allclose(result.x_adv[taken], z[taken])
+        assert torch.equal(result.x_adv[~taken], x[~taken])
+        assert torch.allclose(result.score, torch.where(taken, scores, 1), atol=1e-4)
+        assert torch.equal(result.kept_share, stays.float())
+        assert torch.equal(result.success, taken & stays)
+    assert torch.equal(free.kept, stays | ~nearer)
+    assert held.kept.all()
+
+
 # edges
 
 

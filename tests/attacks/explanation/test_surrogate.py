@@ -17,6 +17,11 @@ def softplus(t, beta=5.0):
     return F.softplus(t, beta)
 
 
+def forgets_the_result(t):
+    t.relu_()
+    return t
+
+
 BY_HAND = {
     "module": (nn.ReLU(), softplus),
     "module in place": (nn.ReLU(inplace=True), softplus),
@@ -26,6 +31,7 @@ BY_HAND = {
     "torch in place": (lambda t: torch.relu_(t), softplus),
     "method": (lambda t: t.relu(), softplus),
     "method in place": (lambda t: t.relu_(), softplus),
+    "result not used": (forgets_the_result, softplus),
     "leaky": (nn.LeakyReLU(0.2), lambda t: 0.2 * t + 0.8 * softplus(t)),
     "leaky in place": (nn.LeakyReLU(0.2, inplace=True), lambda t: 0.2 * t + 0.8 * softplus(t)),
     "leaky by name": (

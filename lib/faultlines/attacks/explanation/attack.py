@@ -125,12 +125,12 @@ class ExplanationAttack:
         """Look once more at what was found, and take the clean sample where it is no better."""
         everyone = torch.arange(len(objective.x), device=objective.x.device)
         clean_score = objective.criterion.score(objective.clean, objective.reference)
-        better = (found.loss > -clean_score) & (found.success | (not self.reject))
+        better = found.loss > -clean_score
         maps, kept = objective.clean, torch.ones_like(better)
         if better.any():
             logits, moved = observe(objective.model, self.explain, found.x_adv, objective.y)
             stays = objective.kept(logits, everyone)
-            # a batch of other neighbours may round a tie of two logits the other way
+            # where no point kept the prediction, or a batch of other neighbours rounds a tie of logits the other way
             better = better & stays if self.reject else better
             kept = stays | ~better
             maps = torch.where(_like(better, moved), moved.detach(), objective.clean)
