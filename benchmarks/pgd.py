@@ -21,37 +21,51 @@ from torch.nn import functional as F
 from faultlines.attacks import PGD
 from faultlines.models import ViT
 
-# 40 steps, as Madry et al. (2018) evaluate 28 x 28 images; with fewer, the forward pass on the clean point weighs more
-EPS, STEPS, BATCH, ROUNDS = 8 / 255, 40, 64, 5
-STEP_SIZE = 2.5 * EPS / STEPS
+EPS, BATCH, ROUNDS = 8 / 255, 64, 5
+# 40 steps, as Madry et al. (2018) evaluate 28 x 28 images; with 10 the forward pass on the clean point weighs four
+# times as much, shown without a target: the price of a point that is never milder than the clean one
+COMPARISONS = (
+    (40, "", "floor", 1.10),
+    (40, "", "foolbox", 1.0),
+    (40, "", "captum", 1.0),
+    (40, ", early stop", "captum", 1.0),
+    (10, "", "floor", None),
+    (10, "", "foolbox", None),
+    (10, "", "captum", None),
+    (10, ", early stop", "captum", None),
+)
 
 
-def cases(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+def cases(
+    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int
+) -> dict[str, Callable[[], object]]:
+    """Return what is timed: ours, the floor and the peers."""
     import foolbox
     from captum.robust import PGD as CaptumPGD
 
-    attack = PGD(eps=EPS, steps=STEPS, step_size=STEP_SIZE)
-    stopping = PGD(eps=EPS, steps=STEPS, step_size=STEP_SIZE, early_stop=True)
+    step_size = 2.5 * EPS / steps
+    attack = PGD(eps=EPS, steps=steps, step_size=step_size)
+    stopping = PGD(eps=EPS, steps=steps, step_size=step_size, early_stop=True)
     peer_model = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    foolbox_attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS)
+    foolbox_attack = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps)
     captum_attack = CaptumPGD(
         model, torch.nn.CrossEntropyLoss(reduction="none"), lower_bound=0, upper_bound=1
     )
 
     def floor() -> None:
         z = x
-        for _ in range(STEPS):
+        for _ in range(steps):
             z = z.detach().requires_grad_()
             torch.autograd.grad(F.cross_entropy(model(z), y, reduction="sum"), z)
 
     def captum() -> torch.Tensor:
-        z = captum_attack.perturb(x, EPS, STEP_SIZE, STEPS, y, random_start=True)
+        z = captum_attack.perturb(x, EPS, step_size, steps, y, random_start=True)
         with torch.no_grad():
             return model(z).argmax(dim=1) != y
 
     return {
-        "ours": lambda: attack(model, x, y).success,
-        "ours, early stop": lambda: stopping(model, x, y).success,
+        "": lambda: attack(model, x, y).success,
+        ", early stop": lambda: stopping(model, x, y).success,
         "floor": floor,
         "foolbox": lambda: foolbox_attack(peer_model, x, y, epsilons=EPS)[2],
         "captum": captum,
@@ -66,23 +80,18 @@ def run() -> list[dict]:
     with torch.no_grad():
         y = model(x).argmax(dim=1)  # right on every sample: early stopping has to earn its gain
     with one_thread():
-        times = interleaved(cases(model, x, y), ROUNDS)
+        times = {steps: interleaved(cases(model, x, y, steps), ROUNDS) for steps in (10, 40)}
     rows = []
-    for ours, peer, target in (
-        ("ours", "floor", 1.10),
-        ("ours", "foolbox", 1.0),
-        ("ours", "captum", 1.0),
-        ("ours, early stop", "captum", 1.0),
-    ):
-        measured = ratio(times[ours], times[peer])
+    for steps, ours, peer, target in COMPARISONS:
+        measured = ratio(times[steps][ours], times[steps][peer])
         rows.append(
             {
-                "name": f"PGD{ours.removeprefix('ours')} / {peer}",
-                "ours_s": statistics.median(times[ours]),
-                "peer_s": statistics.median(times[peer]),
+                "name": f"PGD {steps} steps{ours} / {peer}",
+                "ours_s": statistics.median(times[steps][ours]),
+                "peer_s": statistics.median(times[steps][peer]),
                 "ratio": measured,
                 "target": target,
-                "ok": measured <= target,
+                "ok": None if target is None else measured <= target,
             }
         )
     return rows
@@ -91,7 +100,7 @@ def run() -> list[dict]:
 if __name__ == "__main__":
     for row in run():
         print(
-            "{name:32} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
+            "{name:36} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
                 **row
             )
         )
