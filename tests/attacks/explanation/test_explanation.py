@@ -468,6 +468,14 @@ class TestNothingIsChanged:
         assert not any(layer._forward_hooks for layer in model.modules())
         assert not model.training
 
+    def test_gradient_mode_of_the_caller_does_not_matter(self, trained, digits):
+        x, y = digits.x_test[:10], digits.y_test[:10]
+        attack = ExplanationPGD(SALIENCY, TopK(10), eps=0.08, steps=3)
+        plain = attack(trained, x, y)
+        for mode in (torch.no_grad(), torch.inference_mode()):
+            with mode:
+                assert torch.equal(attack(trained, x.clone(), y.clone()).score, plain.score)
+
     def test_after_an_exception(self, cnn, digits):
         model = copy.deepcopy(cnn)
 

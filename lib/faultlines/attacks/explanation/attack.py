@@ -103,7 +103,7 @@ class ExplanationAttack:
         """
         check_call(model, x, y)
         with prepared(model, x) as clean, named_second_derivative():
-            objective = self.objective(model, clean, y)
+            objective = self.objective(model, clean, y.clone() if y.is_inference() else y)
             found = self.search(objective, Ball(clean, self.eps, self.norm), or_seeded(generator))
             return self._account(objective, found)
 
