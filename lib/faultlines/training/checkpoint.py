@@ -2,11 +2,14 @@
 
 Where the environment variable `FAULTLINES_CHECKPOINTS` names a folder, every training run without a file of its
 own keeps one there, under a name made of all that makes two runs the same. That is how a notebook that is ended
-in the middle and started again goes on from the training it had done, and no chapter has to know.
+in the middle and started again goes on from the training it had done, and no chapter has to know. Networks of equal
+weights may differ in a switch (an activation, a scale, a rate of dropout) that no list of shapes shows, so the name
+holds the first batch's loss and gradients too.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -31,13 +34,34 @@ def wanted() -> bool:
 
 
 def automatic(
-    run: dict[str, str], models: Sequence[nn.Module], validation: tuple[Tensor, Tensor] | None = None
+    run: dict[str, str],
+    models: Sequence[nn.Module],
+    validation: tuple[Tensor, Tensor] | None = None,
+    step: Sequence[Tensor] = (),
 ) -> Path:
-    """Return the file in the folder of `FAULTLINES_CHECKPOINTS` that belongs to a run from these weights."""
+    """Return the file in the folder of `FAULTLINES_CHECKPOINTS` that belongs to a run from these weights.
+
+    Args:
+        run: What `identity` says.
+        models: The networks, untrained.
+        validation: What is scored after every epoch.
+        step: What `first_step` says of each network.
+    """
     values = [value for model in models for value in model.state_dict().values()]
-    content = [run, *map(_digest, [*values, *(validation or ())])]
+    content = [run, *map(_digest, [*values, *(validation or ()), *step])]
     name = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
     return Path(os.environ[FOLDER]) / f"{name}.pt"
+
+
+def first_step(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the loss and the gradients of a first batch; the model and the random state are left as they are."""
+    model = copy.deepcopy(model).train()  # a copy: batch statistics would move
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(0)  # of dropout
+        loss, _ = objective(model, x, y)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return [loss, *(torch.zeros(0) if g is None else g for g in gradients)]
 
 
 def identity(
@@ -57,7 +81,7 @@ def identity(
         "seed": repr(seed),
         "augment": repr(augment),
         "data": f"{tuple(x.shape)} {_digest(x)} {_digest(y)}",
-        "model": hashlib.blake2b(f"{type(model).__name__} {shapes}".encode(), digest_size=8).hexdigest(),
+        "model": hashlib.blake2b(f"{type(model).__name__} {model!r} {shapes}".encode(), digest_size=8).hexdigest(),
     }
 
 

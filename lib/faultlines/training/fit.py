@@ -132,8 +132,10 @@ def fit(
         # a callback may keep a record of its own, which a checkpoint does not hold
         if checkpoint is not None or (checkpoints.wanted() and not callbacks):
             run = checkpoints.identity(model, x, y, settings, objective, seed, augment)
-            own = None if checkpoint is None else Path(checkpoint)
-            checkpoint = own or checkpoints.automatic(run, [model], validation)
+            if checkpoint is None:
+                step = checkpoints.first_step(model, objective, x[:batch_size], y[:batch_size])
+                checkpoint = checkpoints.automatic(run, [model], validation, step)
+            checkpoint = Path(checkpoint)
             state = checkpoints.load(checkpoint, run)
             if state is not None:
                 history = _restore(state, model, stepper, batches, device)

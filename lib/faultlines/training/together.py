@@ -129,7 +129,9 @@ class _Kept:
             first.model, x, y, first.settings, first.objective, first.seed, augment
         )
         self.run["members"] = repr([(m.objective, m.settings, m.seed) for m in members])
-        self.path = checkpoints.automatic(self.run, self.models)
+        batch = (x[: first.settings.batch_size], y[: first.settings.batch_size])
+        steps = [value for m in members for value in checkpoints.first_step(m.model, m.objective, *batch)]
+        self.path = checkpoints.automatic(self.run, self.models, step=steps)
 
     def restore(self) -> list[History] | None:
         """Put the trained weights into the members and return their histories, or None where there are none."""
