@@ -53,6 +53,7 @@ def test_maps_are_measured_against_the_masks(data):
             super().__init__()
             self.head = nn.Linear(1, 2)
             nn.init.constant_(self.head.weight, 1.0)
+            nn.init.zeros_(self.head.bias)
             with torch.no_grad():
                 self.head.weight[1] = -1.0
 

@@ -214,6 +214,9 @@ def test_bytes_are_images_too(data):
     rounded = (255 * data.train.x).round().to(torch.uint8)
     given, whole = (train_on(grouped(data, x=x)) for x in (rounded, rounded.float() / 255))
     assert torch.equal(weights(given.model), weights(whole.model))
+    half = data.train.x.half()
+    given, whole = (train_on(grouped(data, x=x)) for x in (half, half.float()))
+    assert torch.equal(weights(given.model), weights(whole.model))
 
 
 def train_on(images):

@@ -12,7 +12,9 @@ from faultlines.training.objectives.group_objective import GroupBatch
 
 
 def as_floats(x: Tensor) -> Float[Tensor, "..."]:
-    """Return images in [0, 1]: bytes, which a large set is held in, are divided by 255."""
+    """Return images to compute with, of a set that may be held in half precision or in bytes for its size."""
+    if x.dtype == torch.float16:
+        return x.float()
     return x if x.is_floating_point() else x.float() / 255
 
 

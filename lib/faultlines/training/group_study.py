@@ -28,7 +28,8 @@ class GroupOutcome:
         average: Accuracy on the test set (AA).
         worst: Accuracy of its worst group (WGA).
         validation: Accuracy on images of the training groups.
-        energy: Share of the label's Grad-CAM map, of the true class and with centred logits, on the foreground.
+        energy: Share of the label classifier's Grad-CAM map on the foreground: on the test set, of the class
+            that it decides for, with centred logits.
         coverage: Share of the map's cells above a tenth of its peak.
         empty: Share of images without such a map.
         background: Accuracy with which a linear probe reads the background from the features, on images in
@@ -100,7 +101,7 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     """Measure a run; see `GroupOutcome`."""
     model = fit.model
     test = score(model, data.test, device)
-    energy, coverage, empty, _ = _maps(model, data.test, data.test.y, device)
+    energy, coverage, empty, _ = _maps(model, data.test, None, device)
     crossed = [data.validation, data.ood_validation]
     features = torch.cat([features_of(model, part, device) for part in crossed])
     found = GroupOutcome(
@@ -151,13 +152,25 @@ def with_ood_validation(data: SpuriousBenchmark) -> SpuriousBenchmark:
 
 
 def _maps(
-    model: nn.Module, images: GroupedImages, target: Tensor, device: torch.device, batch_size: int = 256
+    model: nn.Module,
+    images: GroupedImages,
+    target: Tensor | None,
+    device: torch.device,
+    batch_size: int = 256,
 ) -> tuple[float, float, float, Tensor]:
-    """Return foreground energy (NaN without masks), coverage, share of empty maps, and the maps."""
-    parts = [
-        grad_cam(model, as_floats(x).to(device), t.to(device), center=True).cpu()
-        for x, t in zip(images.x.split(batch_size), target.split(batch_size), strict=True)
-    ]
+    """Return foreground energy (NaN without masks), coverage, share of empty maps, and the maps.
+
+    Without targets the maps are those of the classes that the model decides for.
+    """
+    parts = []
+    for start in range(0, len(images.x), batch_size):
+        x = as_floats(images.x[start : start + batch_size].to(device))
+        if target is None:
+            with torch.no_grad():
+                t = model(x).argmax(dim=1)
+        else:
+            t = target[start : start + batch_size].to(device)
+        parts.append(grad_cam(model, x, t, center=True).cpu())
     maps = torch.cat(parts)
     energy = float("nan") if images.mask is None else foreground_energy(maps, images.mask.cpu()).mean().item()
     empty = (maps.flatten(1).amax(dim=1) == 0).float().mean().item()
