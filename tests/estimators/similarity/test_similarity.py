@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.regression import kendall_rank_corrcoef, spearman_corrcoef
+
+from faultlines.estimators.similarity import (
+    cosine,
+    kendall_tau,
+    mass_center_shift,
+    spearman,
+    ssim,
+    topk_intersection,
+)
+from faultlines.estimators.similarity.kendall import inversions
+from faultlines.estimators.similarity.sorting import average_ranks, order_codes, tied_pairs
+
+RANKED = [(kendall_tau, stats.kendalltau), (spearman, stats.spearmanr)]
+PAIRWISE = [
+    kendall_tau,
+    spearman,
+    cosine,
+    ssim,
+    mass_center_shift,
+    lambda a, b: topk_intersection(a, b, 3),
+]
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def pair(kind: str, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    a = noise(6, n, dtype=dtype)
+    b = a + noise(6, n, seed=1, dtype=dtype)
+    return {
+        "continuous": (a, b),
+        "ties in one": (a.clamp_min(0), b),
+        "ties in both": ((2 * a).round(), (2 * b).round()),
+        "two values": (a.sign(), b.sign()),
+        "signed zeros": (torch.where(a > 0, a, -0.0 * a), torch.where(b > 0, b, 0 * b)),
+    }[kind]
+
+
+KINDS = ["continuous", "ties in one", "ties in both", "two values", "signed zeros"]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), RANKED)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [2, 3, 64, 65, 100, 784])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_rank_correlations_are_scipys(ours, theirs, kind: str, n: int, dtype: torch.dtype) -> None:
+    a, b = pair(kind, n, dtype)
+    expected = torch.tensor(
+        [theirs(*both).statistic for both in zip(a.numpy(), b.numpy(), strict=True)], dtype=torch.float64
+    )
+    found = ours(a, b)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-7, equal_nan=True)
+
+
+def test_rank_correlations_are_torchmetrics() -> None:
+    a, b = (m[:, :60] for m in pair("continuous", 100, torch.float32))
+    torch.testing.assert_close(kendall_tau(a, b), kendall_rank_corrcoef(a.T, b.T), rtol=0, atol=1e-6)
+    torch.testing.assert_close(spearman(a, b), spearman_corrcoef(a.T, b.T), rtol=0, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(np.float32, (2, 3, 9), elements=st.sampled_from([-1.5, -0.0, 0.0, 1e-45, 2.0, 3e38])))
+def test_kendall_tau_by_every_pair(maps: np.ndarray) -> None:
+    a, b = torch.from_numpy(maps)
+    signs = [(m[:, :, None].double() - m[:, None, :].double()).sign() for m in (a, b)]
+    between = (signs[0] * signs[1]).sum(dim=(1, 2))
+    expected = between / (signs[0].abs().sum(dim=(1, 2)) * signs[1].abs().sum(dim=(1, 2))).sqrt()
+    torch.testing.assert_close(kendall_tau(a, b).double(), expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_ranks_exactly(dtype: torch.dtype) -> None:
+    a, b = (m.to(dtype) for m in pair("continuous", 50, torch.float32))
+    torch.testing.assert_close(kendall_tau(a, b), kendall_tau(a.float(), b.float()).to(dtype))
+
+
+def test_kendall_tau_of_long_maps_crosses_every_width() -> None:
+    for n in (8191, 8192, 9000):  # positions leave int16, and rank sums float32
+        a, b = pair("ties in one", n, torch.float32)
+        expected = stats.kendalltau(a[0].numpy(), b[0].numpy()).statistic
+        assert kendall_tau(a[:1], b[:1]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_kendall_tau_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair("ties in both", 30, torch.float32)
+    whole = kendall_tau(a, b)
+    monkeypatch.setattr("faultlines.estimators.similarity.kendall.CHUNK", 61)
+    assert torch.equal(kendall_tau(a, b), whole)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130, 300])
+def test_inversions_by_every_pair(n: int) -> None:
+    order = noise(4, n).argsort(dim=1)
+    wrong = (order[:, :, None] > order[:, None, :]).triu(1).sum(dim=(1, 2))
+    for dtype in (torch.int16, torch.int32, torch.int64):
+        assert torch.equal(inversions(order.to(dtype)), wrong)
+    assert torch.equal(inversions(order.sort(dim=1).values.flip(1)), torch.full((4,), n * (n - 1) // 2))
+
+
+def test_order_codes_keep_order_and_ties() -> None:
+    values = torch.tensor([[-3e38, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, 3e38]])
+    for x in (values, values.double()):
+        codes = order_codes(x)
+        assert torch.equal(codes.diff().sign(), x.diff().sign().int())
+
+
+def test_ranks_and_ties() -> None:
+    x = torch.tensor([[2.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
+    assert torch.equal(average_ranks(x), torch.from_numpy(stats.rankdata(x.numpy(), axis=1)))
+    same = x.sort(dim=1).values.diff() == 0
+    assert tied_pairs(same).tolist() == [3, 0]
+
+
+def test_topk_is_the_intersection_of_sets() -> None:
+    a, b = noise(5, 6, 7), noise(5, 6, 7, seed=1)
+    for k in (1, 10, 42):
+        sets = [[set(row.topk(k).indices.tolist()) for row in m.flatten(1)] for m in (a, b)]
+        expected = [len(s & t) / k for s, t in zip(*sets, strict=True)]
+        torch.testing.assert_close(topk_intersection(a, b, k), torch.tensor(expected, dtype=a.dtype))
+
+
+def test_topk_shares_tied_places_out() -> None:
+    a = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])  # with k = 2 each tied pixel belongs to 1/3
+    assert topk_intersection(a, a, 2).item() == pytest.approx(1)
+    b = torch.tensor([[1.0, 3.0, 2.0, 0.0, 0.0]])  # its top two are pixels 1 and 2
+    assert topk_intersection(a, b, 2).item() == pytest.approx((1 / 3 + 1 / 3) / 2)
+    constant = torch.ones(1, 5)
+    assert topk_intersection(constant, b, 2).item() == pytest.approx(2 / 5)
+    assert topk_intersection(constant, 0 * constant, 2).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [0, 13, -1, 2.0, True])
+def test_topk_refuses_a_k_that_does_not_fit(k) -> None:
+    with pytest.raises(ValueError, match=f"k={k!r} must be an integer from 1 to 12"):
+        topk_intersection(noise(2, 3, 4), noise(2, 3, 4), k)
+
+
+def test_cosine() -> None:
+    a, b = noise(5, 6, 7), noise(5, 6, 7, seed=1)
+    rows = a.flatten(1), b.flatten(1)
+    torch.testing.assert_close(cosine(a, b), F.cosine_similarity(*rows))
+    expected = [stats.pearsonr(*both).statistic for both in zip(*rows, strict=True)]
+    torch.testing.assert_close(cosine(a, b, centre=True), torch.tensor(expected, dtype=a.dtype))
+    tiny = cosine(1e-200 * a, 1e200 * b)
+    torch.testing.assert_close(tiny, cosine(a, b))
+
+
+@pytest.mark.parametrize("data_range", [None, 1.0, 5.0])
+def test_ssim_is_torchmetrics(data_range: float | None) -> None:
+    a, b = noise(4, 16, 20).abs(), (noise(4, 16, 20) + noise(4, 16, 20, seed=1)).abs()
+    found = ssim(a, b, data_range=data_range)
+    for i in range(4):
+        own = float(torch.stack([a[i], b[i]]).max() - torch.stack([a[i], b[i]]).min())
+        # torchmetrics 1.9 averages over reflected margins too; the windows inside the map are its inner pixels
+        whole = structural_similarity_index_measure(
+            a[i][None, None], b[i][None, None], data_range=data_range or own, return_full_image=True
+        )[1]
+        theirs = whole[0, 0, 5:-5, 5:-5].mean()
+        torch.testing.assert_close(found[i], theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_ssim_of_a_small_map_by_loops() -> None:
+    a, b = noise(1, 4, 8).abs(), noise(1, 4, 8, seed=1).abs()
+    weights = [[math.exp(-((i - 1) ** 2 + (j - 3) ** 2) / 4.5) for j in range(7)] for i in range(3)]
+    w = torch.tensor(weights, dtype=a.dtype)
+    w, values = w / w.sum(), []
+    for top in range(2):
+        for left in range(2):
+            x, y = (m[0, top : top + 3, left : left + 7] for m in (a, b))
+            mx, my = (w * x).sum(), (w * y).sum()
+            vx, vy, c = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+            values.append(
+                (2 * mx * my + 4e-4) * (2 * c + 36e-4) / ((mx**2 + my**2 + 4e-4) * (vx + vy + 36e-4))
+            )
+    torch.testing.assert_close(ssim(a, b, data_range=2.0)[0], torch.stack(values).mean())
+
+
+def test_mass_center_shift_by_loops() -> None:
+    a, b = noise(2, 4, 5), noise(2, 4, 5, seed=1)
+    for i in range(2):
+        centers = []
+        for m in (a[i].abs(), b[i].abs()):
+            cells = [(float(m[r, c]), r, c) for r in range(4) for c in range(5)]
+            mass = sum(v for v, _, _ in cells)
+            centers.append((sum(v * r for v, r, _ in cells) / mass, sum(v * c for v, _, c in cells) / mass))
+        assert mass_center_shift(a, b)[i].item() == pytest.approx(math.dist(*centers))
+    assert mass_center_shift(1e-30 * a, a).abs().max() < 1e-12
+
+
+def test_a_map_meets_itself() -> None:
+    a = noise(3, 12, 12).clamp_min(0)
+    for measure in (kendall_tau, spearman, cosine, ssim, lambda a, b: topk_intersection(a, b, 100)):
+        torch.testing.assert_close(measure(a, a), torch.ones(3, dtype=a.dtype))
+    assert torch.equal(mass_center_shift(a, a), torch.zeros(3, dtype=a.dtype))
+
+
+def test_constant_and_zero_maps() -> None:
+    a = torch.stack([torch.full((4, 4), 0.1), torch.zeros(4, 4), noise(4, 4).float()])
+    b = noise(3, 4, 4, seed=1).float()
+    for measure in (kendall_tau, spearman, lambda a, b: cosine(a, b, centre=True)):
+        for found in (measure(a, b), measure(b, a)):
+            assert found.isnan().tolist() == [True, True, False]
+        assert measure(a, a).isnan().tolist() == [True, True, False]
+    assert cosine(a, b).isnan().tolist() == [False, True, False]
+    assert mass_center_shift(a, b).isnan().tolist() == [False, True, False]
+    assert torch.equal(ssim(a, a), torch.ones(3))
+    assert ssim(a, b).isfinite().all()
+
+
+@pytest.mark.parametrize("measure", PAIRWISE)
+def test_an_entry_that_is_not_finite_makes_its_own_pair_undefined(measure) -> None:
+    a, b = noise(4, 5, 5), noise(4, 5, 5, seed=1)
+    clean = measure(a, b)
+    a[1, 0, 0], b[2, 1, 1] = torch.nan, torch.inf
+    found = measure(a, b)
+    assert found.isnan().tolist() == [False, True, True, False]
+    torch.testing.assert_close(found[[0, 3]], clean[[0, 3]])
+
+
+@pytest.mark.parametrize("measure", PAIRWISE)
+def test_bad_input(measure) -> None:
+    with pytest.raises(ValueError, match=r"shapes \(2, 3, 4\) and \(2, 4, 3\)"):
+        measure(noise(2, 3, 4), noise(2, 4, 3))
+    with pytest.raises(ValueError, match=r"dtypes torch.float64 and torch.float32"):
+        measure(noise(2, 3, 4), noise(2, 3, 4).float())
+    with pytest.raises(ValueError, match=r"dtypes torch.int64"):
+        measure(noise(2, 3, 4).long(), noise(2, 3, 4).long())
+
+
+def test_measures_refuse_what_they_cannot_rank_or_place() -> None:
+    for measure in (kendall_tau, spearman):
+        with pytest.raises(ValueError, match="1 entries a map; at least 2"):
+            measure(noise(3, 1), noise(3, 1))
+    for measure in (ssim, mass_center_shift):
+        with pytest.raises(ValueError, match=r"\[batch, height, width\] is needed"):
+            measure(noise(2, 12), noise(2, 12))
+    with pytest.raises(ValueError, match="data_range=0 must be above 0"):
+        ssim(noise(2, 3, 4), noise(2, 3, 4), data_range=0)
