@@ -52,11 +52,11 @@ def hutchinson(
     Raises:
         ValueError: If `probes` is below 1.
     """
-    if probes < 1:
-        raise ValueError(f"probes={probes} must be at least 1")
+    if probes < 1 or probes != int(probes):
+        raise ValueError(f"probes={probes} must be a whole number of at least 1")
     generator = torch.Generator(like.device).manual_seed(0) if generator is None else generator
     draws = []
-    for _ in range(probes):
-        v = torch.randint(2, like.shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
+    for _ in range(int(probes)):
+        v = torch.randint(2, like.shape, generator=generator, device=generator.device).to(like) * 2 - 1
         draws.append((v * product(v)).sum(dim=1))
     return Estimate.over(torch.stack(draws))

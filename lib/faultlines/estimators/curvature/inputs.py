@@ -16,6 +16,7 @@ from torch import Tensor
 
 from faultlines.estimators.curvature.estimate import Estimate, hutchinson
 from faultlines.estimators.curvature.lanczos import lanczos
+from faultlines.estimators.curvature.recording import check_recording
 from faultlines.models.recorder import record
 
 Network = Callable[[Tensor], Tensor]
@@ -79,7 +80,8 @@ def input_curvature(
         (3.0, 37.0)
     """
     generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
-    start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
+    start = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
+    start = start.to(x.device).flatten(1)
     gradients, norms, errors, taken = [], [], [], 0
     for xb, yb, starts in _chunks(x, y, chunk_size, start):
         gradient, product = input_hessian(model, xb, yb)
@@ -135,7 +137,9 @@ def input_hessian(
 
     Raises:
         ValueError: If the model does not return `[batch, classes]`, or a target is no logit.
+        RuntimeError: If called under `torch.inference_mode()`.
     """
+    check_recording()
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         with record():

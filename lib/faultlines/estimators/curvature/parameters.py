@@ -161,7 +161,7 @@ def batch_sharpness(
 def _start(product: HessianProduct, generator: torch.Generator | None) -> Tensor:
     like = product.like
     generator = torch.Generator(like.device).manual_seed(0) if generator is None else generator
-    # of length about 1, whatever the number of parameters
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype) / math.sqrt(
+    start = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return start.to(like.device) / math.sqrt(
         like.numel()
-    )
+    )  # of length about 1, whatever the number of parameters

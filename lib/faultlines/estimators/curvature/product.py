@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.estimators.curvature.recording import check_recording
 from faultlines.models.recorder import record
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -38,6 +39,7 @@ class HessianProduct:
     Raises:
         ValueError: If there is no parameter, lengths differ or `chunk_size` is below 1, batch normalisation or
             dropout is in training mode, or the loss is no scalar.
+        RuntimeError: If called under `torch.inference_mode()`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class HessianProduct:
         parameters: Sequence[Tensor] | None = None,
         chunk_size: int | None = None,
     ) -> None:
+        check_recording()
         _check(model, x, y, chunk_size)
         given = model.parameters() if parameters is None else parameters
         self.parameters = [p for p in given if p.requires_grad]
