@@ -17,6 +17,8 @@ from .intervals import smallest as smallest
 from .intervals import wilson_interval as wilson_interval
 from .ledger import Claim as Claim
 from .ledger import Ledger as Ledger
+from .partial_correlation import jackknife_interval as jackknife_interval
+from .partial_correlation import partial_rank_correlation as partial_rank_correlation
 from .pooling import Pooled as Pooled
 from .pooling import pool as pool
 from .prose import glue_numbers as glue_numbers

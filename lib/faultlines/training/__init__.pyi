@@ -6,6 +6,10 @@ from .device import choose_device as choose_device
 from .ensemble import Arm as Arm
 from .ensemble import Ensemble as Ensemble
 from .ensemble import fit_ensemble as fit_ensemble
+from .explanation_outcomes import ExplanationOutcome as ExplanationOutcome
+from .explanation_outcomes import common_correct as common_correct
+from .explanation_outcomes import explanation_likeness as explanation_likeness
+from .explanation_outcomes import explanation_outcome as explanation_outcome
 from .fit import fit as fit
 from .group_history import GroupHistory as GroupHistory
 from .group_history import Selection as Selection
@@ -24,6 +28,8 @@ from .matched import MatchedGrid as MatchedGrid
 from .matched import MatchedRun as MatchedRun
 from .matched import fit_matched as fit_matched
 from .matched import grid as grid
+from .network_traits import NetworkTraits as NetworkTraits
+from .network_traits import network_traits as network_traits
 from .objectives import CORAL as CORAL
 from .objectives import ERM as ERM
 from .objectives import EX2L as EX2L
@@ -45,6 +51,8 @@ from .objectives import ScoreNorm as ScoreNorm
 from .objectives import TrackLambda as TrackLambda
 from .objectives import jasmin as jasmin
 from .objectives import map_similarity as map_similarity
+from .one_dimension import LineFits as LineFits
+from .one_dimension import fit_lines as fit_lines
 from .optimizer import decays as decays
 from .outcomes import Outcomes as Outcomes
 from .outcomes import attack_outcomes as attack_outcomes
