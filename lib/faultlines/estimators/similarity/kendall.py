@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from faultlines.estimators.similarity.checks import Maps, both_finite, flat_pair, where_defined
-from faultlines.estimators.similarity.sorting import order_codes, sorted_rows, tied_pairs
+from faultlines.estimators.similarity.sorting import order_codes, sort_rows_, tied_pairs
 
 RUN = 64  # at most so many entries are compared directly
-CHUNK = 2**20  # entries at a time, for the memory of the int64 copies
+CHUNK = 2**18  # entries at a time: the int64 copies of more leave the cache
 
 
 def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
@@ -52,18 +52,20 @@ def _tau(a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]) -> Float[Tens
     """Return tau-b in float64, NaN for constant rows."""
     n = a.shape[1]
     # int64 of a's code above and b's below, which sorts as unsigned and so gets its sign bit flipped
-    pairs = torch.stack((order_codes(b) ^ -(2**31), order_codes(a)), dim=-1).view(torch.int64).squeeze(-1)
-    pairs = sorted_rows(pairs)
+    pairs = torch.stack((order_codes(b).bitwise_xor_(-(2**31)), order_codes(a)), dim=-1)
+    pairs = sort_rows_(pairs.view(torch.int64).squeeze(-1))
     halves = pairs.view(torch.int32).unflatten(1, (n, 2))
-    by_a = halves[:, 1:] == halves[:, :-1]
-    same_a = by_a[..., 1]
-    ties_a, ties_both = tied_pairs(same_a), tied_pairs(same_a & by_a[..., 0])
-    position = torch.arange(n, device=a.device) - 2**63  # the top bit flips b's sign bit back
-    ranked = sorted_rows((pairs << 32) ^ position)
-    top = ranked.view(torch.int32).unflatten(1, (n, 2))[..., 1]
+    same = halves[:, 1:] == halves[:, :-1]
+    ties_a, ties_both = tied_pairs(same[..., 1]), tied_pairs(same[..., 0] & same[..., 1])
+    # from here b above and the position below, in place: new memory of this size costs more than the arithmetic.
+    # The top bit flips b's sign bit back
+    ranked = sort_rows_(pairs.bitwise_left_shift_(32).bitwise_xor_(torch.arange(n, device=a.device) - 2**63))
+    top = halves[..., 1]
     ties_b = tied_pairs(top[:, 1:] == top[:, :-1])
-    order = ranked.to(torch.int32)  # its low half: the positions in the order of b
-    discordant = inversions(order.to(torch.int16) if n < 2**13 else order)
+    order = ranked.to(
+        torch.int16 if n < 2**13 else torch.int32
+    )  # its low bits: the positions in the order of b
+    discordant = inversions(order)
     everything = n * (n - 1) // 2
     difference = everything - ties_a - ties_b + ties_both - 2 * discordant
     spread = (everything - ties_a).double().sqrt() * (everything - ties_b).double().sqrt()
@@ -108,7 +110,7 @@ def _between(runs: Int[Tensor, "run entry"]) -> Int[Tensor, " run"]:
     half = runs.shape[1] // 2
     is_left = torch.zeros(2 * half, dtype=runs.dtype, device=runs.device)
     is_left[:half] = 1
-    tagged = sorted_rows(2 * runs + is_left) & 1
+    tagged = sort_rows_((2 * runs).add_(is_left)).bitwise_and_(1)
     # exact: sums below 2^24 in float32, below 2^53 in float64
     dtype = torch.float32 if half < 2**11 else torch.float64
     rank_sum = tagged.to(dtype) @ torch.arange(2 * half, device=runs.device, dtype=dtype)
