@@ -10,6 +10,8 @@ from .explanation_outcomes import ExplanationOutcome as ExplanationOutcome
 from .explanation_outcomes import common_correct as common_correct
 from .explanation_outcomes import explanation_likeness as explanation_likeness
 from .explanation_outcomes import explanation_outcome as explanation_outcome
+from .explanation_study import Budget as Budget
+from .explanation_study import ExplanationStudy as ExplanationStudy
 from .fit import fit as fit
 from .group_history import GroupHistory as GroupHistory
 from .group_history import Selection as Selection

@@ -1,0 +1,78 @@
+"""A study of explanations against its parts: same images, paired seeds, everything measured once."""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import attrgetter
+
+import numpy as np
+import pytest
+import torch
+
+from faultlines.estimators import attribute
+from faultlines.models import MLP
+from faultlines.training import Budget, ExplanationStudy, explanation_outcome, network_traits, seeded
+
+BUDGET = Budget(eps=0.1, steps=3, k=4)
+
+
+def small(seed, width):
+    return seeded(partial(MLP, image_shape=(1, 4, 4), classes=2, widths=(width,)), seed).eval()
+
+
+@pytest.fixture(scope="module")
+def study():
+    networks = {("narrow", 0): small(0, 8), ("narrow", 1): small(1, 8), ("narrow", 2): small(2, 8)}
+    networks |= {("wide", seed): small(seed, 32) for seed in (2, 0)}
+    x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.stack([n(x).argmax(1) for n in networks.values()]).double().mean(0).round().long()
+    return ExplanationStudy(
+        networks, x, y, limit=7, explain={"gradient": partial(attribute, create_graph=True)},
+        criteria={"spearman": "spearman", "mass-centre": "mass-centre"}, budget=BUDGET,
+    )  # fmt: skip
+
+
+def test_all_networks_have_the_explained_images_right(study):
+    x, y = study.explained
+    assert 1 <= len(x) <= 7
+    assert all((network(x).argmax(1) == y).all() for network in study.networks.values())
+
+
+def test_values_are_means_of_outcomes(study):
+    alone = explanation_outcome(
+        study.networks["wide", 2],
+        *study.explained,
+        study.explain["gradient"],
+        "spearman",
+        seed=2,
+        **vars(BUDGET),
+    )
+    found = study.values("wide")
+    assert study.seeds("wide") == [0, 2]
+    assert found[1] == pytest.approx(alone.attacked["spearman"].mean().item())
+    assert study.values("wide", noise=True)[1] == pytest.approx(alone.noisy["spearman"].mean().item())
+    assert study.outcome("wide", 2, "gradient", "spearman") is study.outcome(
+        "wide", 2, "gradient", "spearman"
+    )
+
+
+def test_gains_pair_the_seeds_that_both_settings_have(study):
+    assert study.seeds("narrow", "wide") == [0, 2]
+    gains = study.gains("narrow", "wide", "gradient", "mass-centre", "score")
+    before = study.values("narrow", "gradient", "mass-centre", "score")
+    after = study.values("wide", "gradient", "mass-centre", "score")
+    assert np.allclose(gains, after - before[[0, 2]])
+
+
+def test_traits_are_those_of_the_network(study):
+    train = (torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 2)
+    alone = network_traits(study.networks["wide", 2], train, study.test, study.explained)
+    assert study.traits("wide", train, attrgetter("sharpness"))[1] == pytest.approx(alone.sharpness)
+
+
+@pytest.mark.parametrize(
+    ("which", "message"), [(("lime",), "method='lime'"), (("gradient", "l2"), "criterion='l2'")]
+)
+def test_what_the_study_does_not_have_is_named(study, which, message):
+    with pytest.raises(ValueError, match=message):
+        study.values("wide", *which)
