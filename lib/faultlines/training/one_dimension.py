@@ -27,6 +27,8 @@ class LineFits:
         sharpness: Largest eigenvalue of the Hessian of the training loss.
         variation: $\mathrm{TV}(f') = \sum_j |a_j w_j|$ over units whose kink lies inside $(-1, 1)$.
         slope_change: $\max_{x, |\delta| \le r} |f'(x + \delta) - f'(x)|$ over the grid, the change of the explanation.
+        points: Training points, $x$ and $y$.
+        fitted: The networks on 401 places spread over $[-1, 1]$.
     """
 
     lr: tuple[float, ...]
@@ -35,6 +37,8 @@ class LineFits:
     sharpness: Float[Tensor, "lr seed"]
     variation: Float[Tensor, "lr seed"]
     slope_change: Float[Tensor, "lr seed"]
+    points: Float[Tensor, "seed n 2"]
+    fitted: Float[Tensor, "lr seed place"]
 
     @property
     def stability(self) -> Float[Tensor, "lr seed"]:
@@ -96,13 +100,15 @@ def fit_lines(
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be a positive number")
     x, y = line_data(seeds, n=n, noise=noise)
+    points = torch.stack([x, y], dim=2)
     eta = torch.tensor(list(lr)).repeat_interleave(len(seeds))[:, None]
     x, y = x.repeat(len(lr), 1), y.repeat(len(lr), 1)
     start = torch.stack([initial_weights(width, seed) for seed in seeds]).repeat(len(lr), 1)
     flat = descend_lines(start, x, y, eta, steps).double()
     shape = (len(lr), len(seeds))
     found = [part.reshape(shape) for part in measure_lines(flat, x.double(), y.double(), radius)]
-    return LineFits(tuple(lr), *found)
+    places = torch.linspace(-1, 1, 401, dtype=flat.dtype).expand(len(flat), -1)
+    return LineFits(tuple(lr), *found, points, evaluate(flat, places).reshape(*shape, -1))
 
 
 def initial_weights(width: int, seed: int) -> Float[Tensor, " parameter"]:
