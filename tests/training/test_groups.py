@@ -174,6 +174,26 @@ def test_the_environment_can_ask_for_checkpoints(data, tmp_path, monkeypatch):
     assert first.history == again.history and torch.equal(weights(first.model), weights(again.model))
     train(data, seed=1)
     assert len(list(tmp_path.glob("*.pt"))) == 2
+    for objective in (EX2L(), GroupDRO(0.5)):  # asking for a name moves no state
+        kept = train(data, objective=objective)
+        monkeypatch.delenv("FAULTLINES_CHECKPOINTS")
+        assert torch.equal(weights(train(data, objective=objective).model), weights(kept.model))
+        monkeypatch.setenv("FAULTLINES_CHECKPOINTS", str(tmp_path))
+
+
+def test_networks_that_differ_in_a_switch_keep_apart(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAULTLINES_CHECKPOINTS", str(tmp_path))
+
+    class Scaled(SmallCNN):
+        scale = 1.0
+
+        def features(self, x):
+            return self.scale * super().features(x)
+
+    one = fit_groups(lambda k: Scaled(classes=k, width=2), data.train, epochs=1, batch_size=8)
+    monkeypatch.setattr(Scaled, "scale", 3.0)
+    other = fit_groups(lambda k: Scaled(classes=k, width=2), data.train, epochs=1, batch_size=8)
+    assert not torch.equal(weights(one.model), weights(other.model))
 
 
 def grouped(data, **changes):

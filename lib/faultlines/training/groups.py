@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.device import choose_device
 from faultlines.training.group_batches import GroupBatches, as_batch
+from faultlines.training.group_checkpoint import group_checkpoint, restore
 from faultlines.training.group_history import GroupHistory, Selection, score
 from faultlines.training.history import EpochMean
 from faultlines.training.initial import seeded
@@ -162,13 +163,13 @@ def fit_groups(
             both, data.x, torch.stack([data.y, data.c]), settings, objective, seed, None
         )
         run |= {"flip": repr(flip), "select": repr(select), "validation": repr(sorted(validation))}
-        if (
-            checkpoint is None and checkpoints.wanted() and not callbacks
-        ):  # which may keep records of their own
-            checkpoint = checkpoints.automatic(run, [both], _joined(validation))
+        if checkpoint is None and checkpoints.wanted() and not callbacks:  # a callback may keep a record
+            checkpoint = group_checkpoint(
+                run, model, loss_of, batches, validation, steps=epochs * len(batches)
+            )
         state = None if checkpoint is None else checkpoints.load(Path(checkpoint), run)
         if state is not None:
-            history, best = _restore(state, both, stepper, batches)
+            history, best = restore(state, both, stepper, batches)
         start = time.perf_counter() - history.seconds
         for epoch in range(len(history.loss), epochs):
             both.train()
@@ -205,20 +206,3 @@ def fit_groups(
         model.load_state_dict(best)
     both.eval()
     return GroupFit(model, loss_of, history, epochs if select is None else history.selected(*select) + 1)
-
-
-def _joined(validation: Mapping[str, GroupData]) -> tuple[Tensor, Tensor] | None:
-    parts = list(validation.values())
-    if not parts:
-        return None
-    return torch.cat([part.x for part in parts]), torch.cat([torch.stack([p.y, p.c], dim=1) for p in parts])
-
-
-def _restore(
-    state: dict, both: nn.ModuleDict, stepper: torch.optim.Optimizer, batches: GroupBatches
-) -> tuple[GroupHistory, dict[str, Tensor] | None]:
-    both.load_state_dict(state["both"])
-    stepper.load_state_dict(state["optimizer"])
-    batches.restore(state["batches"])
-    torch.set_rng_state(state["random"])
-    return GroupHistory(**state["history"]), state["best"]
