@@ -9,7 +9,7 @@ import pytest
 from faultlines.runner.chapters import code_cells
 from faultlines.runner.freshness import State, freshness
 from faultlines.runner.project import Project
-from faultlines.runner.staging import relabel, stage
+from faultlines.runner.staging import relabel, show_figures_alone, stage
 from faultlines.runner.task import Task
 
 
@@ -140,3 +140,16 @@ def test_relabelling_reaches_labels_and_references_and_no_word() -> None:
         assert cell.source == (after or before)
     assert code.source == "bound = 1"
     assert code.metadata["mystnb"]["figure"] == {"name": "x-fig-two", "caption": "see {ref}`x-bound`"}
+
+
+def test_a_figure_stands_alone_under_its_caption() -> None:
+    v4 = nbformat.v4
+    legend = v4.new_output("execute_result", data={"text/plain": "<Legend>"}, execution_count=1)
+    picture = v4.new_output("display_data", data={"text/plain": "<Figure>", "image/png": "AA=="})
+    named = v4.new_code_cell("draw()", outputs=[legend, picture])
+    named.metadata["mystnb"] = {"figure": {"name": "fig-toy", "caption": "A toy."}}
+    plain = v4.new_code_cell("draw()", outputs=[legend, picture])
+    page = v4.new_notebook(cells=[named, plain, v4.new_markdown_cell("Text.")])
+    show_figures_alone(page)
+    assert named.outputs == [picture]
+    assert plain.outputs == [legend, picture]

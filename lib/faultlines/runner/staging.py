@@ -45,6 +45,7 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
         raise ValueError(f"{chapter.name} has no result to show")
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
+    show_figures_alone(page)
     notes = (_stale_note(state), _run_note(state.result, chapter), changes)
     _insert_notes(page, [note for note in notes if note])
     page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
@@ -73,6 +74,21 @@ def _joined(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     page.metadata["kernelspec"] = executed.metadata.get("kernelspec", page.metadata.get("kernelspec"))
     page.metadata["language_info"] = executed.metadata.get("language_info", {"name": "python"})
     return page
+
+
+def show_figures_alone(page: NotebookNode) -> None:
+    """Leave the text out that a figure's last line returned (a legend, say), in place.
+
+    The page gives caption and label to every output of a cell that has them, so a text beside the picture would take
+    the figure's label.
+    """
+    for cell in page.cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type != "execute_result" or set(output.data) != {"text/plain"}
+            ]
 
 
 def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
