@@ -52,6 +52,7 @@ class ExplanationStudy:
         ValueError: If there is no network, or no image that all have right.
 
     Example:
+        >>> import torch
         >>> from functools import partial
         >>> from faultlines.estimators import attribute
         >>> nets = {("plain", seed): nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for seed in (0, 1)}
