@@ -82,7 +82,7 @@ def identity(
         "augment": repr(augment),
         "data": f"{tuple(x.shape)} {_digest(x)} {_digest(y)}",
         "model": hashlib.blake2b(f"{type(model).__name__} {model!r} {shapes}".encode(), digest_size=8).hexdigest(),
-    }
+    }  # fmt: skip
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
