@@ -9,7 +9,7 @@ import pytest
 from faultlines.runner.chapters import code_cells
 from faultlines.runner.freshness import State, freshness
 from faultlines.runner.project import Project
-from faultlines.runner.staging import relabel, show_figures_alone, stage
+from faultlines.runner.staging import relabel, relink, show_figures_alone, stage
 from faultlines.runner.task import Task
 
 
@@ -153,3 +153,16 @@ def test_a_figure_stands_alone_under_its_caption() -> None:
     show_figures_alone(page)
     assert named.outputs == [picture]
     assert plain.outputs == [legend, picture]
+
+
+def test_links_lead_to_the_same_pages_from_a_folder_deeper() -> None:
+    text = "[all](../references.md), [next](ex2l.md#results), [here](#toy), [far](https://a.org/x.md), [up](../../x.md)"
+    page = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("a[0](../b)")]
+    )
+    relink(page)
+    assert page.cells[0].source == (
+        "[all](../../references.md), [next](../../chapters/ex2l.md#results), [here](#toy), [far](https://a.org/x.md), "
+        "[up](../../x.md)"
+    )
+    assert page.cells[1].source == "a[0](../b)"

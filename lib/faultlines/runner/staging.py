@@ -28,6 +28,9 @@ REFERENCE = re.compile(
     r"|(?P<before_>\]\(#?)(?P<label_>[\w:.-]+)(?P<after_>\))"
 )
 
+UP = re.compile(r"\]\(\.\./(?!\.\./)")
+SIBLING = re.compile(r"\]\((?P<name>[\w-]+\.(?:md|ipynb)(?:#[\w-]+)?)\)")
+
 
 def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | None = None) -> NotebookNode:
     """Return the notebook that the book renders for a result.
@@ -46,6 +49,8 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
     show_figures_alone(page)
+    if prefix:  # a page of another run stands one folder deeper
+        relink(page)
     notes = (_stale_note(state), _run_note(state.result, chapter), changes)
     _insert_notes(page, [note for note in notes if note])
     page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
@@ -158,6 +163,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def relink(page: NotebookNode) -> None:
+    """Make links of a chapter, relative to its folder, lead to the same pages from a folder of `results`, in place."""
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = UP.sub("](../../", SIBLING.sub(r"](../../chapters/\g<name>)", cell.source))
 
 
 def relabel(page: NotebookNode, prefix: str) -> None:
