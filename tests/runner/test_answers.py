@@ -14,7 +14,7 @@ from faultlines.runner.scoreboard import read_board
 
 def test_runs_that_differ_are_told_apart() -> None:
     said = {"C1": {"default": "holds", "desk": "holds"}, "C2-x": {"default": "fails", "desk": "inconclusive"}}
-    assert fill("A {C1}, b {C2-x}.", said) == "A holds, b fails (default), inconclusive (desk)."
+    assert fill("A {C1}, b {C2-x}.", said) == "A holds, b fails in default, inconclusive in desk."
     with pytest.raises(UsageError, match="names claim 'C3', which no ledger has: C1, C2-x"):
         fill("{C3}", said)
 

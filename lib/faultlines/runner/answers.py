@@ -44,7 +44,7 @@ def fill(sentence: str, verdicts: Mapping[str, Mapping[str, str]]) -> str:
     Example:
         >>> said = {"C1": {"default": "holds"}, "C2": {"default": "fails", "desk": "holds"}}
         >>> fill("The bound {C1}, its use {C2}.", said)
-        'The bound holds, its use fails (default), holds (desk).'
+        'The bound holds, its use fails in default, holds in desk.'
     """
 
     def said(found: re.Match) -> str:
@@ -55,6 +55,6 @@ def fill(sentence: str, verdicts: Mapping[str, Mapping[str, str]]) -> str:
         runs = verdicts[found[1]]
         if len(set(runs.values())) == 1:
             return next(iter(runs.values()))
-        return ", ".join(f"{verdict} ({run})" for run, verdict in runs.items())
+        return ", ".join(f"{verdict} in {run}" for run, verdict in runs.items())
 
     return CLAIM.sub(said, sentence)
