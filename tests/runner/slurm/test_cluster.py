@@ -142,17 +142,9 @@ def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
     failed = {line.split()[2] for line in err.splitlines() if line.startswith("toy · ") and " failed" in line}
     assert failed == {victim.label, *(toy(checkout, rate="99", seed=s, wait="2").label for s in "01")}
     assert "JobLost: job" in err and "ValueError: no such rate" in err
-    done = [
-        (r, s)
-        for r in "123"
-        for s in "01"
-        if toy(checkout, rate=r, seed=s, wait="2").working(checkout).exists()
-    ]
-    assert ("2", "0") not in done and len(done) == 5
-    kept = {
-        pair: toy(checkout, rate=pair[0], seed=pair[1], wait="2").working(checkout).stat().st_mtime_ns
-        for pair in done
-    }
+    results = [toy(checkout, rate=r, seed=s, wait="2").working(checkout) for r in "123" for s in "01"]
+    kept = {path: path.stat().st_mtime_ns for path in results if path.exists()}
+    assert len(kept) == 5 and victim.working(checkout) not in kept
 
     again = submit("--sweep", "rate=1,2,3", "seed=0..1", "-p", "wait=2")
     out, err = again.communicate(timeout=120)
@@ -181,7 +173,8 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on_from_its_training(
     result = read_result(task.working(checkout))
     assert result.provenance.resumed
     assert "40 epochs" in json.dumps(result.notebook().cells)
-    assert 40 <= steps.read_text().count("step") <= 42  # 52 and more, had it begun again
+    # one look at the first step a start, and an epoch that was cut; 54 and more, had it begun again
+    assert 42 <= steps.read_text().count("step") <= 44
     assert not checkout.trained(task.label, "toy").exists()
 
 
