@@ -10,7 +10,7 @@ from faultlines.runner.runs import Runs
 from faultlines.runner.staging import duration
 from faultlines.runner.task import Task
 
-COLUMNS = ("Run", "Time", "Device", "Memory", "Energy", "Versions", "Code", "Repeat it")
+COLUMNS = ("Run", "Cost", "Made with", "Repeat it")
 
 
 def costs_page(project: Project, runs: Runs) -> str:
@@ -39,14 +39,13 @@ def _row(run: str, state: State) -> list[str]:
     energy = "not told" if record.energy_j is None else f"{record.energy_j / 3600:.1f} Wh"
     stale = "" if state.name == "fresh" else ' <span class="stale">stale</span>'
     again = " (went on from an execution that was ended)" if record.resumed else ""
+    threads = kernel.get("threads", "?")
+    cost = f"{duration(record.wall_s)}{again} on {kernel.get('device', '?')}, {threads} thread{'s' * (threads != 1)}"
+    code = f"commit `{record.commit}`, chapter `{record.chapter_hash[:8]}`"
+    library = digest(repr(sorted(record.modules.items())))[:8]
     return [
         run + stale,
-        duration(record.wall_s) + again,
-        f"{kernel.get('device', '?')}, {kernel.get('threads', '?')} threads",
-        memory,
-        energy,
-        f"Python {kernel.get('python', '?')}, torch {packages.get('torch', '?')}",
-        f"commit `{record.commit}`, chapter `{record.chapter_hash[:8]}`, library "
-        f"`{digest(repr(sorted(record.modules.items())))[:8]}`",
+        f"{cost}; {memory}; energy {energy}",
+        f"Python {kernel.get('python', '?')}, torch {packages.get('torch', '?')}, {code}, library `{library}`",
         f"`{record.command} --force`",
     ]
