@@ -214,7 +214,8 @@ def test_there_is_one_way_to_search_in_sight(browser: webdriver.Chrome, site: st
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_search_finds_a_theorem_by_keyboard(browser: webdriver.Chrome, site: str, chapter: str):
     source = (HTML / f"{chapter}.html").read_text(encoding="utf-8")
-    title = re.search(r'class="proof theorem.*?caption-number">[^<]*</span>\s*\(([^<)]+)', source, re.DOTALL)
+    named = r'class="proof (?:theorem|proposition|lemma).*?caption-number">[^<]*</span>\s*\(([^<)]+)'
+    title = re.search(named, source, re.DOTALL)
     assert title, f"{chapter} states no named theorem"
     resize(browser, "desktop")
     browser.get(f"{site}methods.html")
