@@ -20,13 +20,15 @@ def x():
 
 
 @pytest.mark.parametrize("grad_enabled", [True, False])
-def test_does_not_change_the_explicit_forward_pass(x, grad_enabled):
-    model = vit(fused="never")
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_does_not_change_the_explicit_forward_pass(x, grad_enabled, pool):
+    model = vit(fused="never", pool=pool)
     with torch.set_grad_enabled(grad_enabled):
         plain = model(x)
         with record() as tape:
             recorded = model(x)
-    assert torch.equal(plain, recorded)
+    # a class token needs one row of the last block where nobody looks at the others; sums then round otherwise
+    assert torch.equal(plain, recorded) if pool == "mean" else torch.allclose(plain, recorded, atol=1e-6)
     assert len(tape.layers) == 3
     assert torch.equal(plain, model(x))
 

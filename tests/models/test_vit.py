@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from faultlines.models import ViT
+from faultlines.models import SoftmaxMechanism, ViT, record
 
 SIZES = {"image_size": 8, "patch_size": 4, "channels": 3, "classes": 5, "dim": 8, "depth": 2, "heads": 2}
 
@@ -103,3 +104,63 @@ def test_errors(options, words):
 def test_wrong_images(shape):
     with pytest.raises(ValueError, match="this model takes"):
         vit()(torch.rand(shape))
+
+
+MECHANISMS = ["softmax", "differential", "rbf", "linear", "sigmoid"]
+
+
+@pytest.mark.parametrize("attention", MECHANISMS)
+@pytest.mark.parametrize("fused", ["never", "always"])
+def test_the_last_block_asks_for_the_class_token_alone_and_nothing_changes(x, attention, fused):
+    model, x = vit(attention=attention, fused=fused).double(), x.double()
+
+    def derivatives(full):
+        z = x.clone().requires_grad_()
+        if full:
+            with record():  # who looks at maps sees all tokens
+                logits = model(z)
+        else:
+            logits = model(z)
+        loss = logits.log_softmax(1)[:, 0].sum()
+        slopes = torch.autograd.grad(
+            loss, [z, *model.parameters()], create_graph=not full or fused == "never"
+        )
+        if fused == "always":  # no second derivative
+            return logits, *slopes
+        return logits, *slopes, *torch.autograd.grad(slopes[0].square().sum(), [z, model.patch.weight])
+
+    for short, whole in zip(derivatives(full=False), derivatives(full=True), strict=True):
+        assert torch.allclose(short, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_only_the_class_token_asks_in_the_last_block(x, monkeypatch):
+    model, asked = vit(), []
+    for block in model.blocks:
+        explicit = block.attention.mechanism.explicit
+
+        def counted(q, k, v, explicit=explicit):
+            asked.append((q.shape[2], k.shape[2]))
+            return explicit(q, k, v)
+
+        monkeypatch.setattr(block.attention.mechanism, "explicit", counted)
+    model(x)
+    assert asked == [(5, 5), (1, 5)]
+
+
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "bias", "module"])
+def test_who_needs_all_tokens_of_the_last_block_gets_them(x, kind):
+    model, seen = vit(), []
+    expected = model(x)
+    last = model.blocks[-1]
+    if kind == "hook":
+        last.norm2.register_forward_hook(lambda _, inputs, output: seen.append(output.shape[1]))
+    elif kind == "pre-hook":
+        last.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    elif kind == "bias":
+        last.attention.mechanism = SoftmaxMechanism(torch.zeros(5, 5))
+        seen.append(5)
+    else:
+        model.blocks[-1] = nn.Sequential(last)
+        seen.append(5)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    assert seen == [5]

@@ -89,14 +89,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.out = nn.Linear(dim, dim)
 
-    def project(self, x: Float[Tensor, "batch token dim"]) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "batch token dim"], queries: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each `[batch, head, token, head_dim]`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if queries is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            return q, k, v
+        sizes, bias = [x.shape[-1], 2 * x.shape[-1]], self.qkv.bias
+        of_q, of_kv = self.qkv.weight.split(sizes)
+        bias_q, bias_kv = (None, None) if bias is None else bias.split(sizes)
+        q = F.linear(x[:, :queries], of_q, bias_q).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = F.linear(x, of_kv, bias_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """Attend; what was computed goes to the recorder when one is on."""
-        q, k, v = self.project(x)
+    def forward(
+        self, x: Float[Tensor, "batch token dim"], queries: int | None = None
+    ) -> Float[Tensor, "batch query dim"]:
+        """Attend; what was computed goes to the recorder when one is on.
+
+        Args:
+            x: Tokens.
+            queries: Only the first so many tokens ask, and come out; all of them by default. Not for a mechanism
+                with a bias, which is made for all.
+        """
+        q, k, v = self.project(x, queries)
         tape = current_tape()
         if tape is None and self._may_fuse():
             heads = self.mechanism.fused(q, k, v)

@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from faultlines.models.attention import Attention, Fused
 from faultlines.models.mechanisms import check_mechanism, plug
+from faultlines.models.recorder import current_tape
 
 
 class Block(nn.Module):
@@ -26,9 +28,12 @@ class Block(nn.Module):
             nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)) if hidden else None
         )
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """Apply the block."""
-        x = x + self.attention(self.norm1(x))
+    def forward(
+        self, x: Float[Tensor, "batch token dim"], queries: int | None = None
+    ) -> Float[Tensor, "batch query dim"]:
+        """Apply the block; only the first `queries` tokens come out, or all."""
+        asking = x if queries is None else x[:, :queries]
+        x = asking + self.attention(self.norm1(x), queries)
         return x if self.mlp is None else x + self.mlp(self.norm2(x))
 
 
@@ -135,5 +140,24 @@ class ViT(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
         """Return logits."""
-        x = self.norm(self.blocks(self.tokens(x)))
+        x = self.tokens(x)
+        if self.pool == "cls" and not _need_all_tokens(self.blocks):
+            for block in self.blocks[:-1]:
+                x = block(x)
+            x = self.blocks[-1](x, queries=1)  # no other token of the last block is read
+        else:
+            x = self.blocks(x)
+        x = self.norm(x)
         return self.head(x[:, 0] if self.pool == "cls" else x.mean(dim=1))
+
+
+def _need_all_tokens(blocks: nn.Sequential) -> bool:
+    """Return whether all tokens of the last block matter: for the recorder, a hook, or what is made for all of them."""
+    last = blocks[-1]
+    if type(last) is not Block or type(last.attention) is not Attention:
+        return True
+    if current_tape() is not None or getattr(last.attention.mechanism, "bias", None) is not None:
+        return True
+    if _global_forward_hooks or _global_forward_pre_hooks:
+        return True
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in blocks.modules())
