@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from faultlines.models.clip.checkpoints import IMAGENET_PIXELS, read_state
 from faultlines.models.small_cnn import Normalize
+from faultlines.models.weight_files import IMAGENET_PIXELS, read_state
 
 DEPTHS = (18, 50)
 

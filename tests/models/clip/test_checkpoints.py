@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models.clip import convert_checkpoint, load_clip, load_published
-from faultlines.models.clip.checkpoints import CLIP_PIXELS, IMAGENET_PIXELS, read_state
+from faultlines.models.clip.checkpoints import CLIP_PIXELS
 from faultlines.models.clip.convert import main
+from faultlines.models.weight_files import IMAGENET_PIXELS, read_state
 
 DIM, HEADS, EMBED, CONTEXT, VOCABULARY = 16, 4, 6, 5, 11
 HEADS_GIVEN = {"image_heads": HEADS, "text_heads": HEADS}

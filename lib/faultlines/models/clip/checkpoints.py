@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from faultlines.models.clip.convert import state_dict
 from faultlines.models.clip.image import ImageTower
 from faultlines.models.clip.names import is_open_clip, our_names
 from faultlines.models.clip.stack import Activation
 from faultlines.models.clip.text import TextTower
 from faultlines.models.clip.two_tower import CLIP
+from faultlines.models.weight_files import IMAGENET_PIXELS, read_state
 
 HEAD_WIDTH = 64  # of every public CLIP; the state dict does not say
 CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-IMAGENET_PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NEEDED = (
     *(
         "image.cls",
@@ -30,24 +26,6 @@ _NEEDED = (
     ),
     *("text.position", "text.embedding.weight", "text.projection.weight", "text.blocks.0.mlp.0.weight"),
 )
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from torch's format with `weights_only=True`.
-
-    Raises:
-        ValueError: If the file is refused; the message names the command that converts it.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return state_dict(load_file(path))
-    try:
-        return state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"path={str(path)!r} holds more than weights and was not read. To take the tensors out of it: "
-            f"python -m faultlines.models.clip.convert {path} {path.with_suffix('.safetensors')}"
-        ) from error
 
 
 def load_clip(

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights
+from faultlines.models.weight_files import state_dict
 
 
 class Inert:
@@ -62,23 +61,6 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> list[str]:
         {name: value.detach().clone().contiguous() for name, value in state_dict(content).items()}, target
     )
     return replaced
-
-
-def state_dict(content: Any) -> dict[str, Tensor]:
-    """Return the tensors by name of what a checkpoint holds, unwrapped and without DataParallel's prefix.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    tensors = (
-        {} if not isinstance(content, dict) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    )
-    if not tensors:
-        raise ValueError("the checkpoint holds no tensors by name")
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
