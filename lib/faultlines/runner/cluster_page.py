@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from faultlines.runner.myst import list_table
 from faultlines.runner.project import Project
 from faultlines.runner.staging import duration
 
@@ -22,11 +23,6 @@ def cluster_page(project: Project) -> str:
     return f"{_measured(found)}\n\n{_extrapolated(found)}\n" if found["slurm"] else f"{_measured(found)}\n"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = "\n".join("* - " + "\n  - ".join(row) for row in [header, *rows])
-    return f"```{{list-table}}\n:class: fl-scoreboard\n:header-rows: 1\n{lines}\n```"
-
-
 def _measured(found: dict[str, Any]) -> str:
     rows = [
         ("Kernel start and `import faultlines`", f"{found['kernel_s']:.2f} s"),
@@ -41,7 +37,8 @@ def _measured(found: dict[str, Any]) -> str:
             ("A job that does nothing, from start to result", f"{slurm['core_s_a_job']:.1f} core seconds"),
             ("Its result and its logs", f"{result:.0f} + {logs:.0f} KiB"),
         ]
-    return f"Measured {found['measured']} on {found['machine']}:\n\n{_table(('What', 'Measured'), rows)}"
+    table = list_table(("What", "Measured"), rows, style="fl-scoreboard")
+    return f"Measured {found['measured']} on {found['machine']}:\n\n{table}"
 
 
 def _extrapolated(found: dict[str, Any]) -> str:
@@ -61,4 +58,4 @@ def _extrapolated(found: dict[str, Any]) -> str:
         "Start-up on top",
         "On the shared disk",
     )
-    return f"Extrapolated, one core a job:\n\n{_table(head, rows)}"
+    return f"Extrapolated, one core a job:\n\n{list_table(head, rows, style='fl-scoreboard')}"

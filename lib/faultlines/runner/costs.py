@@ -5,6 +5,7 @@ from __future__ import annotations
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.freshness import Freshness, State
 from faultlines.runner.hashing import digest
+from faultlines.runner.myst import list_table
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 from faultlines.runner.staging import duration
@@ -24,9 +25,7 @@ def costs_page(project: Project, runs: Runs) -> str:
                 if state.result is not None:
                     rows.append(_row(run, state))
         if rows:
-            head = "* - " + "\n  - ".join(COLUMNS)
-            body = "\n".join("* - " + "\n  - ".join(row) for row in rows)
-            table = f"```{{list-table}}\n:class: fl-scoreboard fl-costs\n:header-rows: 1\n{head}\n{body}\n```"
+            table = list_table(COLUMNS, rows, style="fl-scoreboard fl-costs")
             blocks.append(f"**[{chapter.title}](/chapters/{chapter.name})**\n\n{table}")
     return "\n\n".join(blocks) + "\n" if blocks else "No chapter has a result yet.\n"
 

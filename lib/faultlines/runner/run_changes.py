@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from faultlines.runner.freshness import Freshness
+from faultlines.runner.myst import list_table, verdict_badge
 from faultlines.runner.task import Task
 
 
@@ -19,24 +20,17 @@ def run_changes(judge: Freshness, task: Task) -> str:
     same = len(here.ledger) - len(moved)
     lines = [f"{same} of {len(here.ledger)} verdicts are those of the default run."]
     if moved:
-        lines += [
-            "",
-            "```{list-table}",
-            ":class: fl-scoreboard",
-            ":header-rows: 1",
-            "* - Claim\n  - default\n  - " + task.run,
+        rows = [
+            (
+                f"{row['claim']}: {' '.join(row['statement'].split())}",
+                verdict_badge(before.get(row["claim"], "not stated")),
+                f"{verdict_badge(row['verdict'])} {row['ours']}",
+            )
+            for row in moved
         ]
-        for row in moved:
-            statement = " ".join(row["statement"].split())
-            was, now = _badge(before.get(row["claim"], "not stated")), _badge(row["verdict"])
-            lines.append(f"* - {row['claim']}: {statement}\n  - {was}\n  - {now} {row['ours']}")
-        lines.append("```")
+        lines += ["", list_table(("Claim", "default", task.run), rows, style="fl-scoreboard")]
     why = judge.project.root / "results" / task.run / f"{task.chapter.name}.md"
     if why.is_file():
         lines += ["", why.read_text(encoding="utf-8").strip()]
     body = "\n".join(lines)
     return f"````{{admonition}} Against the default run\n:class: note fl-changes\n{body}\n````"
-
-
-def _badge(verdict: str) -> str:
-    return f'<span class="verdict verdict-{verdict.replace(" ", "")}">{verdict}</span>'

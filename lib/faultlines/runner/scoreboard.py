@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from faultlines.runner.answers import fill, read_answers
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.freshness import Freshness
+from faultlines.runner.myst import list_table, verdict_badge
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 from faultlines.runner.task import Task
@@ -59,33 +60,31 @@ class Board:
             return "No chapter has a result yet.\n"
         blocks = []
         for board in self.chapters:
-            lines = [
-                f"**[{board.chapter.title}](/chapters/{board.chapter.name})** {board.answer}\n",
-                "```{list-table}",
-                ":class: fl-scoreboard",
-                ":header-rows: 1",
-                f":widths: 8 52 {' '.join(['40'] * len(self.runs))}",
-                "* - Claim\n  - What it says",
-                *(f"  - {run}" for run in self.runs),
-            ]
+            rows = []
             for claim, cells in board.claims.items():
                 statement = " ".join(next(iter(cells.values())).row["statement"].split())
-                lines.append(f"* - {claim}\n  - {statement}")
-                lines += [f"  - {self._cell(board.chapter, run, cells.get(run))}" for run in self.runs]
-            blocks.append("\n".join([*lines, "```"]))
+                said = [self._cell(board.chapter, run, cells.get(run)) for run in self.runs]
+                rows.append((claim, statement, *said))
+            table = list_table(
+                ("Claim", "What it says", *self.runs),
+                rows,
+                style="fl-scoreboard",
+                widths=(8, 52, *[40] * len(self.runs)),
+            )
+            title = f"**[{board.chapter.title}](/chapters/{board.chapter.name})**"
+            blocks.append(f"{title} {board.answer}\n\n{table}")
         return "\n\n".join(blocks) + "\n"
 
     def _cell(self, chapter: Chapter, run: str, cell: Cell | None) -> str:
         if cell is None:
-            return '<span class="verdict verdict-notrun">not run</span>'
+            return verdict_badge("not run")
         row = cell.row
-        verdict = f'<span class="verdict verdict-{row["verdict"].replace(" ", "")}">{row["verdict"]}</span>'
         stale = ' <span class="stale">stale</span>' if cell.stale else ""
         link = ""
         if row.get("figure") and (run, chapter.name) in self.pages:
             label = row["figure"] if run == "default" else f"{run}-{row['figure']}"
             link = f" ({{ref}}`figure <{label}>`)"
-        return f"{verdict}{stale} {row['ours']}{link}"
+        return f"{verdict_badge(row['verdict'])}{stale} {row['ours']}{link}"
 
     def markdown(self) -> str:
         """Return the table in plain Markdown, for the README and the terminal."""

@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from faultlines.runner.chapters import Chapter, code_cells, has_tag
 from faultlines.runner.freshness import State
 from faultlines.runner.hashing import code_only
+from faultlines.runner.myst import list_table
 from faultlines.runner.store import Result, number_cells
 
 LABEL = re.compile(
@@ -143,10 +144,9 @@ def provenance_block(result: Result) -> str:
         "Versions": f"Python {kernel.get('python')}, {packages}",
         "Parameters": ", ".join(f"`{name}={value}`" for name, value in record.parameters.items()),
     }
-    lines = "\n".join(f"* - {name}\n  - {value}" for name, value in rows.items())
+    table = list_table((), rows.items(), widths=(15, 85))
     return (
-        "````{admonition} How these numbers were made\n:class: tip dropdown fl-provenance\n"
-        f"```{{list-table}}\n:widths: 15 85\n{lines}\n```\n````"
+        f"````{{admonition}} How these numbers were made\n:class: tip dropdown fl-provenance\n{table}\n````"
     )
 
 
