@@ -32,13 +32,7 @@ def gather(project: Project, sweep: Sweep) -> Path:
         }
         for task in sweep.tasks
     ]
-    named = {
-        "chapter": sweep.chapter.name,
-        "run": sweep.run,
-        "axes": sweep.axes,
-        "overrides": sweep.overrides,
-    }
-    write_atomic(plan, json.dumps({**named, "runs": runs}, indent=1) + "\n")
+    write_atomic(plan, json.dumps({**sweep.plan, "runs": runs}, indent=1) + "\n")
     write_notebook(jupytext.read(TEMPLATE), source)
     try:
         papermill.execute_notebook(

@@ -60,14 +60,23 @@ class Sweep:
         plain = re.sub(r"[^\w.,=+-]", "_", given)
         return f"{self.run}+{plain}" if plain == given and len(plain) < 80 else f"{self.run}+{digest(given)}"
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the sweep was asked for, as its files hold it."""
+        return {
+            "chapter": self.chapter.name,
+            "run": self.run,
+            "axes": dict(self.axes),
+            "overrides": dict(self.overrides),
+        }
+
     def folder(self, project: Project) -> Path:
         """Return where the plan and the gathered notebook stand."""
         return project.build / "sweeps" / self.chapter.name / self.label
 
     def save(self, project: Project) -> None:
         """Write the plan, from which `faultlines status` knows the sweep."""
-        plan = {"chapter": self.chapter.name, "run": self.run, "axes": self.axes, "overrides": self.overrides}
-        write_atomic(self.folder(project) / "sweep.json", json.dumps(plan, indent=1) + "\n")
+        write_atomic(self.folder(project) / "sweep.json", json.dumps(self.plan, indent=1) + "\n")
 
 
 def saved_sweeps(project: Project) -> list[Sweep]:
