@@ -15,7 +15,8 @@ from rich.console import Console
 
 from faultlines.runner import pool
 from faultlines.runner.chapters import Chapter
-from faultlines.runner.pool import Outcome, Pool, threads_each, visible_gpus
+from faultlines.runner.outcome import Outcome
+from faultlines.runner.pool import Pool, threads_each, visible_gpus
 from faultlines.runner.project import Project
 from faultlines.runner.task import Task
 

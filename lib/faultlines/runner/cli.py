@@ -20,8 +20,8 @@ from faultlines.runner.chapters import Chapter
 from faultlines.runner.errors import UsageError
 from faultlines.runner.flight import jobs_in_flight, sweeps_so_far
 from faultlines.runner.freshness import Freshness, State
+from faultlines.runner.outcome import Outcome
 from faultlines.runner.parameters import Check
-from faultlines.runner.pool import Outcome
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 from faultlines.runner.sweep import Sweep
@@ -205,7 +205,8 @@ def run(
     out.print(f"{len(work)} to execute, {len(tasks) - len(work)} fresh")
     failed = 0
     if work and executor is Executor.slurm:
-        from faultlines.runner.cluster import Cluster, Request
+        from faultlines.runner.cluster import Cluster
+        from faultlines.runner.request import Request
 
         request = Request(
             partition=partition, minutes=time, requeues=requeues, gpus=gpus, cpus=cpus, at_once=at_once

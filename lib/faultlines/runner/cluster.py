@@ -13,46 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from faultlines.runner.errors import UsageError
 from faultlines.runner.hashing import library_hashes
-from faultlines.runner.pool import Outcome
+from faultlines.runner.outcome import Outcome, progress_bars
 from faultlines.runner.project import Project
 from faultlines.runner.queue import in_queue
 from faultlines.runner.record import Record, read_record
+from faultlines.runner.request import Request
 from faultlines.runner.submission import Job, code_of
 from faultlines.runner.task import Task
 
 GRACE_S = 8.0  # a file system shared over the network may show a job's last word later than its end
-
-
-class Request(BaseModel):
-    """What each job asks the cluster for.
-
-    Attributes:
-        partition: Partition; the cluster's default where None.
-        minutes: Time limit. A job that meets it is put back into the queue, and goes on from its trainings.
-        requeues: How often that may happen to one job.
-        gpus: GPUs a job.
-        cpus: Processors a job.
-        at_once: Most jobs that run at the same time.
-        warning_s: Seconds before the time limit at which the job is told.
-        mem_gb: Memory a job; the cluster's default where None.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    partition: str | None = None
-    minutes: int = Field(240, ge=1)
-    requeues: int = Field(3, ge=0)
-    gpus: int = Field(0, ge=0)
-    cpus: int = Field(2, ge=1)
-    at_once: int = Field(64, ge=1)
-    warning_s: int = Field(90, ge=1)
-    mem_gb: float | None = Field(None, gt=0)
 
 
 @dataclass
@@ -138,13 +111,7 @@ class Cluster:
             ).model_dump_json()
             for task, parameters in work.values()
         ]  # fmt: skip
-        self.executor.update_parameters(
-            job_name="faultlines", time=self.request.minutes, cpus_per_task=self.request.cpus,
-            array_parallelism=self.request.at_once, signal_delay_s=self.request.warning_s,
-            **({"partition": self.request.partition} if self.request.partition else {}),
-            **({"gpus_per_node": self.request.gpus} if self.request.gpus else {}),
-            **({"mem": f"{self.request.mem_gb:g}GB"} if self.request.mem_gb else {}),
-        )  # fmt: skip
+        self.executor.update_parameters(job_name="faultlines", **self.request.submitit())
         for task, _ in work.values():  # before the submission: a job may start, and say so, at once
             Record.of(task, "queued", executor="slurm").write(self.project)
         try:
@@ -166,7 +133,7 @@ class Cluster:
 
     def _wait(self, waiting: dict[int, Submitted]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
-        with self._progress() as progress:
+        with progress_bars(self.console) as progress:
             bar = progress.add_task("jobs", total=len(waiting))
             while waiting:
                 known = in_queue()
@@ -175,7 +142,7 @@ class Cluster:
                     if outcome is not None:
                         outcomes[index] = outcome
                         del waiting[index]
-                        self._tell(outcome)
+                        outcome.tell(self.console)
                 progress.update(bar, completed=len(outcomes))
                 if waiting:
                     time.sleep(self.poll_s)
@@ -204,19 +171,3 @@ class Cluster:
             lost.model_copy(update={"state": "failed", "message": f"JobLost: {message}"}).write(self.project)
             job.task.partial(self.project).unlink(missing_ok=True)
         return Outcome(job.task, ok=False, detail={"error": "JobLost", "message": message})
-
-    def _tell(self, outcome: Outcome) -> None:
-        if not self.console.is_terminal:
-            detail = outcome.detail
-            took = f"{detail['wall_s']:.0f} s" if outcome.ok else f"failed: {detail['error']}"
-            self.console.print(f"{outcome.task.chapter.name} · {outcome.task.label}: {took}")
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )

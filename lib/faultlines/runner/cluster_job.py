@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from faultlines.runner.environment import THREADS, quieten
 from faultlines.runner.job import execute
-from faultlines.runner.pool import THREADS
 from faultlines.runner.submission import Job
 
 
@@ -17,8 +17,7 @@ class ClusterJob:
         """Execute; return whether every cell ran. A chapter that raises is a failed chapter, not a failed job."""
         granted = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         os.environ.update(dict.fromkeys(THREADS, granted))
-        os.environ.setdefault("TQDM_DISABLE", "1")
-        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        quieten()
         return execute(Job.model_validate_json(text))
 
     def checkpoint(self, text: str) -> Any:

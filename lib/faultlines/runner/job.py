@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.energy import read_counters, spent
+from faultlines.runner.environment import quieten
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
@@ -179,8 +180,7 @@ def main() -> int:
     """Run the job on standard input."""
     # SIGTERM as an exception, so that nbclient shuts its kernel down on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar redrawn a thousand times is no output to keep
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    quieten()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not break the stream of events
     job = Job.model_validate_json(sys.stdin.readline())

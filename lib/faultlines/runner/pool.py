@@ -19,28 +19,13 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
+from faultlines.runner.environment import THREADS
+from faultlines.runner.outcome import Outcome, progress_bars
 from faultlines.runner.project import Project
 from faultlines.runner.submission import Job
 from faultlines.runner.task import Task
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass
-class Outcome:
-    """How a task ended.
-
-    Attributes:
-        task: The task.
-        ok: Whether every cell ran.
-        detail: The job's last event: `wall_s`, or `cell`, `error`, `message` and `notebook`.
-    """
-
-    task: Task
-    ok: bool
-    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,7 +94,7 @@ class Pool:
         # by what was asked for, not by what is stale today: a number must not depend on its neighbours
         threads = threads_each(self.jobs)
         outcomes: dict[int, Outcome] = {}
-        with self._progress() as progress:
+        with progress_bars(self.console) as progress:
             try:
                 while waiting or self._running:
                     while waiting and len(self._running) < self.jobs:
@@ -196,20 +181,8 @@ class Pool:
         with contextlib.suppress(BrokenPipeError):
             running.process.stdin.close()
         outcome = Outcome(task, ok=last.get("event") == "done", detail=last)
-        if not self.console.is_terminal:
-            took = f"{last['wall_s']:.0f} s" if outcome.ok else f"failed: {last['error']}"
-            self.console.print(f"{task.chapter.name} · {task.label}: {took}")
+        outcome.tell(self.console)
         return outcome
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
 
     def _show(self, progress: Progress, running: Running) -> None:
         name, event = f"{running.task.chapter.name} · {running.task.label}", running.last

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from faultlines.runner.chapters import Chapter
 from faultlines.runner.cli import app
-from faultlines.runner.cluster import Cluster, Request
+from faultlines.runner.cluster import Cluster
 from faultlines.runner.errors import UsageError
 from faultlines.runner.project import Project
 from faultlines.runner.queue import in_queue
 from faultlines.runner.record import Record, read_record
+from faultlines.runner.request import Request
 from faultlines.runner.runs import Runs
 from faultlines.runner.store import read_result
 from faultlines.runner.task import Task
