@@ -1,57 +1,82 @@
-"""Run every benchmark, or those named, and print one table: `python -m benchmarks [NAME...]`.
+"""Run every benchmark, or those named, and print one table: `python -m benchmarks [--write] [NAME...]`.
 
 Each module of this folder has a `run()` that measures ours against peers and floors in one run, interleaved, and
 returns its rows. Ratios are what counts; seconds are those of this machine today. Each module runs in a process of
-its own, on one thread.
+its own, on one thread. `--write` keeps the rows in `results/benchmarks.json`, module by module, from which the book's
+page on speed is made.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+FOLDER = Path(__file__).parent
+KEPT = FOLDER.parent / "results" / "benchmarks.json"
 COLUMNS = ("name", "ours_s", "peer_s", "ratio", "target", "ok", "note")
 CALL = (
-    "import importlib, json, sys; print(json.dumps(importlib.import_module(sys.argv[1]).run(), default=str))"
+    "import importlib, json, sys; m = importlib.import_module(sys.argv[1]); rows = m.run(); "
+    "print(json.dumps({'title': m.__doc__.split('.')[0].strip(), 'rows': rows}, default=str))"
 )
 
 
-def main(names: list[str]) -> int:
+def measure(name: str) -> dict | None:
+    """Return the title and rows of one benchmark, or None where it does not run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    command = [sys.executable, "-c", CALL, f"benchmarks.{name}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=FOLDER.parent)
+    if done.returncode:
+        return None
+    found = json.loads(done.stdout.splitlines()[-1])
+    for row in found["rows"]:
+        row["peer_s"] = row.pop("peer_s", row.pop("floor_s", None))
+        row["ok"] = {"True": True, "False": False}.get(str(row.get("ok")))
+    return found
+
+
+def keep(name: str, found: dict) -> None:
+    """Replace the kept rows of one benchmark."""
+    everything = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    everything[name] = {
+        "title": found["title"],
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
+        f"torch {importlib.metadata.version('torch')}",
+        "rows": [{column: row.get(column) for column in COLUMNS} for row in found["rows"]],
+    }
+    KEPT.write_text(json.dumps(dict(sorted(everything.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
     """Print the table; return 1 where a target is missed or a benchmark does not run."""
-    folder = Path(__file__).parent
-    there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    names = [name for name in arguments if name != "--write"]
+    there = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
     if unknown := [name for name in names if name not in there]:
         print(f"unknown benchmark {', '.join(unknown)}: it is one of {', '.join(there)}", file=sys.stderr)
         return 2
     table, missed = Table(*COLUMNS), False
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     for name in names or there:
-        done = subprocess.run(
-            [sys.executable, "-c", CALL, f"benchmarks.{name}"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=folder.parent,
-        )
-        if done.returncode:
-            table.add_row(name, *[""] * 4, "did not run", f"status {done.returncode}")
+        found = measure(name)
+        if found is None:
+            table.add_row(name, *[""] * 4, "did not run", "")
             missed = True
             continue
-        for row in json.loads(done.stdout.splitlines()[-1]):
-            row["peer_s"] = row.get("peer_s", row.get("floor_s"))
-            row["ok"] = {True: "yes", False: "NO", "True": "yes", "False": "NO"}.get(row.get("ok"), "")
-            missed |= row["ok"] == "NO"
-            cells = (
-                f"{row.get(c):.3g}" if isinstance(row.get(c), float) else str(row.get(c) or "")
-                for c in COLUMNS
-            )
-            table.add_row(*cells)
+        if "--write" in arguments:  # at once: a later one may be interrupted
+            keep(name, found)
+        for row in found["rows"]:
+            missed |= row["ok"] is False
+            shown = row | {"ok": {True: "yes", False: "NO", None: ""}[row["ok"]]}
+            cells = (shown.get(column) for column in COLUMNS)
+            table.add_row(*(f"{c:.3g}" if isinstance(c, float) else str(c or "") for c in cells))
     Console(width=150).print(table)
     return 1 if missed else 0
 
