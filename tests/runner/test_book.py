@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -103,3 +104,28 @@ def test_only_pages_of_the_table_of_contents_are_laid_out(
     laid = {str(path.relative_to(destination)) for path in destination.rglob("*") if path.is_file()}
     assert {"intro.md", "chapters/toy.ipynb", "_toc.yml", "_generated/scoreboard.md"} <= laid
     assert not {"draft.md", "chapters/old.ipynb", "chapters/toy.md"} & laid
+
+
+def test_one_build_reads_library_and_results_once(
+    checkout: Project, put: Callable[..., Path], jupyter_book: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put()
+    put("desk")
+    toc = checkout.root / "_toc.yml"
+    toc.write_text(toc.read_text() + "- file: results/desk/toy\n")
+    jupyter_book(["index", "intro", "chapters/toy", "results/desk/toy"])
+    read: list[Path] = []
+
+    def counted(function: Callable) -> Callable:
+        return lambda path: read.append(path) or function(path)
+
+    module = importlib.import_module(
+        "faultlines.runner.freshness"
+    )  # the room exports a function of that name
+    for name in ("read_result", "library_hashes"):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    book.build(checkout)
+    assert {checkout.library, checkout.working("default", "toy"), checkout.working("desk", "toy")} <= set(
+        read
+    )
+    assert len(read) == len(set(read))

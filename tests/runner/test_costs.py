@@ -5,6 +5,7 @@ from pathlib import Path
 
 from faultlines.runner.costs import COLUMNS, costs_page
 from faultlines.runner.energy import read_counters, spent
+from faultlines.runner.freshness import Freshness
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
 
@@ -29,11 +30,11 @@ def test_energy_is_the_packages_count_and_may_wrap(tmp_path: Path) -> None:
 
 
 def test_every_run_tells_its_cost_and_its_command(checkout: Project, put: Callable[..., Path]) -> None:
-    assert costs_page(checkout, Runs.load(checkout)) == "No chapter has a result yet.\n"
+    assert costs_page(Freshness(checkout, Runs.load(checkout))) == "No chapter has a result yet.\n"
     put(energy_j=7200.0)
     put("desk", modules={"faultlines": "0"}, resumed=True)
     put("smoke")
-    lines = costs_page(checkout, Runs.load(checkout)).splitlines()
+    lines = costs_page(Freshness(checkout, Runs.load(checkout))).splitlines()
     assert sum(line.startswith("* - ") for line in lines) == 3  # head, default, desk
     assert len([line for line in lines if line.startswith(("* - ", "  - "))]) == 3 * len(COLUMNS)
     text = "\n".join(lines)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nbformat
 
-from faultlines.runner.chapters import Chapter
 from faultlines.runner.cluster_page import cluster_page
 from faultlines.runner.costs import costs_page
 from faultlines.runner.errors import UsageError
@@ -20,7 +19,7 @@ from faultlines.runner.project import Project
 from faultlines.runner.reference import write_reference
 from faultlines.runner.run_changes import run_changes
 from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import read_board
+from faultlines.runner.scoreboard import judged_board
 from faultlines.runner.staging import stage
 from faultlines.runner.store import write_atomic
 from faultlines.runner.task import Task
@@ -76,8 +75,8 @@ def stage_book(project: Project, destination: Path) -> list[str]:
     Raises:
         UsageError: If a page of the table of contents has no source or no result.
     """
-    runs, laid = Runs.load(project), set()
-    judge, chapters = Freshness(project, runs), Chapter.all(project)
+    judge, laid = Freshness(project, Runs.load(project)), set()
+    chapters = judge.chapters
 
     def lay(path: str, content: bytes) -> None:
         target = destination / path
@@ -89,9 +88,8 @@ def stage_book(project: Project, destination: Path) -> list[str]:
     for asset in ASSETS:
         for path in _files(project.root / asset):
             lay(str(path.relative_to(project.root)), path.read_bytes())
-    board = read_board(project, runs)
-    lay("_generated/scoreboard.md", board.myst().encode())
-    lay("_generated/costs.md", costs_page(project, runs).encode())
+    lay("_generated/scoreboard.md", judged_board(judge).myst().encode())
+    lay("_generated/costs.md", costs_page(judge).encode())
     lay("_generated/cluster.md", cluster_page(project).encode())
     reference, mark = project.build / "reference", project.build / "reference.stamp"
     written_for = _seal(project.library)

@@ -60,12 +60,16 @@ class Chapter:
         return [chapters[name] for name in dict.fromkeys(names or chapters)]
 
     def notebook(self) -> NotebookNode:
-        """Return the source as an unexecuted notebook."""
+        """Return the source as an unexecuted notebook, which the caller may change."""
         return jupytext.read(self.path)
 
     @cached_property
+    def _source(self) -> NotebookNode:
+        return self.notebook()
+
+    @property
     def _cells(self) -> list[NotebookNode]:
-        return code_cells(self.notebook())
+        return code_cells(self._source)
 
     @property
     def size(self) -> int:
@@ -75,13 +79,13 @@ class Chapter:
     @property
     def title(self) -> str:
         """Text of the first heading."""
-        texts = [cell.source for cell in self.notebook().cells if cell.cell_type == "markdown"]
+        texts = [cell.source for cell in self._source.cells if cell.cell_type == "markdown"]
         for line in "\n".join(texts).splitlines():
             if line.startswith("# "):
                 return line[2:].strip()
         return self.name
 
-    @property
+    @cached_property
     def code_hash(self) -> str:
         """Content hash of the code; text, and the parameters' values, are accounted for elsewhere."""
         cells = [cell for cell in self._cells if not has_tag(cell, "parameters")]

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from faultlines.runner.chapters import Chapter
 from faultlines.runner.freshness import Freshness, State
 from faultlines.runner.hashing import digest
 from faultlines.runner.myst import list_table
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
 from faultlines.runner.staging import duration
 from faultlines.runner.task import Task
 
 COLUMNS = ("Run", "Cost", "Made with", "Repeat it")
 
 
-def costs_page(project: Project, runs: Runs) -> str:
+def costs_page(judge: Freshness) -> str:
     """Return the table of all results, chapter after chapter, in MyST; or a sentence where there is none."""
-    judge, blocks = Freshness(project, runs), []
-    for chapter in Chapter.all(project).values():
+    blocks = []
+    for chapter in judge.chapters.values():
         rows = []
-        for run in runs.runs:
-            if runs.covers(run, chapter) and run != "smoke":
+        for run in judge.runs.runs:
+            if judge.runs.covers(run, chapter) and run != "smoke":
                 state = judge.state(Task(chapter, run))
                 if state.result is not None:
                     rows.append(_row(run, state))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from faultlines.runner.chapters import Chapter
 from faultlines.runner.hashing import library_hashes
 from faultlines.runner.project import Project
 from faultlines.runner.runs import Runs
@@ -36,13 +38,23 @@ class State:
 
 
 class Freshness:
-    """Judges results against one reading of the library's code."""
+    """Judges results against one reading of the library's code, the chapters and the results.
+
+    What is written after a judge has read it asks for a new judge.
+
+    Attributes:
+        project: The checkout.
+        runs: The run groups.
+        modules: Code hash of every library module, by name.
+        chapters: Every chapter, by name.
+    """
 
     def __init__(self, project: Project, runs: Runs) -> None:
-        """Read the code of every library module."""
         self.project = project
         self.runs = runs
         self.modules: Mapping[str, str] = library_hashes(project.library)
+        self.chapters: Mapping[str, Chapter] = Chapter.all(project)
+        self._read: dict[Path, Result | None] = {}
 
     def changes(self, task: Task, result: Result) -> tuple[str, ...]:
         """Return what differs between a result's record and the code as it is."""
@@ -75,7 +87,9 @@ class Freshness:
         failed = where != "published" and task.failed(self.project).exists()
         stale: State | None = None
         for path in task.places(self.project, where):
-            result = read_result(path)
+            if path not in self._read:
+                self._read[path] = read_result(path)
+            result = self._read[path]
             if result is None:
                 continue
             changes = self.changes(task, result)

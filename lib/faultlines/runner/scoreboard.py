@@ -116,17 +116,21 @@ class Board:
 
 
 def read_board(project: Project, runs: Runs, *, published: bool = False) -> Board:
+    """Gather the ledgers of every chapter under every run; see `judged_board`."""
+    return judged_board(Freshness(project, runs), published=published)
+
+
+def judged_board(judge: Freshness, *, published: bool = False) -> Board:
     """Gather the ledgers of every chapter under every run.
 
     Args:
-        project: The checkout.
-        runs: The run groups.
+        judge: Says what there is, and whether it is stale.
         published: Look only at what is published in the checkout, not at this machine's own results.
     """
-    judge, chapters, seen = Freshness(project, runs), [], []
+    project, runs = judge.project, judge.runs
+    chapters, seen, pages = [], [], set()
     named, answers = set(toc_pages(project)), read_answers(project)
-    pages = set()
-    for chapter in Chapter.all(project).values():
+    for chapter in judge.chapters.values():
         board = ChapterBoard(chapter, sentence=answers.get(chapter.name, ""))
         for run in runs.runs:
             if not runs.covers(run, chapter) or run == "smoke":

@@ -64,7 +64,8 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
 def _joined(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     ours, theirs = code_cells(source), code_cells(executed)
     same = len(ours) == len(theirs) and all(
-        code_only(a.source) == code_only(b.source) for a, b in zip(ours, theirs, strict=True)
+        a.source == b.source or code_only(a.source) == code_only(b.source)
+        for a, b in zip(ours, theirs, strict=True)
     )
     if not same:
         return copy.deepcopy(executed)
