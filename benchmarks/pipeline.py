@@ -10,7 +10,6 @@ made.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -21,6 +20,8 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+from benchmarks._slurm import SlurmCluster, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -103,15 +104,10 @@ def kernel_s() -> float:
 
 def cluster_figures(jobs: int = 16) -> dict[str, float]:
     """Return what an array of trivial jobs takes on a cluster of this one machine; empty where there is none."""
-    spec = importlib.util.spec_from_file_location(
-        "cluster", ROOT / "tests" / "runner" / "slurm" / "conftest.py"
-    )
-    cluster = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cluster)
-    if cluster.missing():
+    if missing():
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        slurm = cluster.SlurmCluster(Path(folder) / "slurm", cpus=2)
+        slurm = SlurmCluster(Path(folder) / "slurm", cpus=2)
         slurm.start()
         try:
             root = checkout(Path(folder) / "book", 1, 0.0)

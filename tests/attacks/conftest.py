@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks import _digits
 from torch import nn
-from torch.nn import functional as F
 
 from faultlines.data import load
-from faultlines.models import ViT
 
 
 @pytest.fixture(scope="session")
@@ -17,17 +16,7 @@ def digits():
 @pytest.fixture(scope="session")
 def trained(digits):
     """A ViT trained for a few seconds, in eval mode."""
-    torch.manual_seed(0)
-    model = ViT(image_size=8, patch_size=4, channels=1, classes=10, dim=32, depth=2, heads=4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(15):
-        for batch in torch.randperm(len(digits.y_train), generator=generator).split(128):
-            optimizer.zero_grad()
-            F.cross_entropy(model(digits.x_train[batch]), digits.y_train[batch]).backward()
-            optimizer.step()
-    model.zero_grad()
-    model.eval()
+    model = _digits.trained_vit(digits)
     with torch.no_grad():
         assert (model(digits.x_test).argmax(dim=1) == digits.y_test).float().mean() > 0.9
     return model
@@ -45,12 +34,4 @@ def cnn(digits):
         nn.Flatten(),
         nn.Linear(128, 10),
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(12):
-        for batch in torch.randperm(len(digits.y_train), generator=generator).split(128):
-            optimizer.zero_grad()
-            F.cross_entropy(model(digits.x_train[batch]), digits.y_train[batch]).backward()
-            optimizer.step()
-    model.zero_grad()
-    return model.eval()
+    return _digits.trained(model, digits, lr=5e-3, epochs=12)
