@@ -16,14 +16,26 @@ def vit(attention="differential"):
     return ViT(**SIZES, attention=attention, qk_gain=3.0).double().eval()
 
 
-def signal(model, x, y, layer):
-    """Return dL/d(combined map) from an addend put into the map, which the library does not do."""
+def added_to_the_difference(mechanism, maps, addend, v):
+    return mechanism._finish((maps + addend) @ join_pairs(v))
+
+
+def added_to_both_heads(mechanism, maps, addend, v):
+    """Put it into the maps of heads 2h and 2h + 1 alike."""
+    return (maps + addend.repeat_interleave(2, dim=1)) @ v
+
+
+ADDED = {"differential": added_to_the_difference, "softmax": added_to_both_heads}
+
+
+def signal(model, x, y, layer, attention="differential"):
+    """Return the loss' gradient in an addend to a pair's maps, which the library does not put there."""
     mechanism = model.blocks[layer].attention.mechanism
     explicit, addend = mechanism.explicit, torch.zeros(len(x), 2, 5, 5, dtype=x.dtype, requires_grad=True)
 
     def shifted(q, k, v):
         _, maps, terms = explicit(q, k, v)
-        return mechanism._finish((maps + addend) @ join_pairs(v)), maps, terms
+        return ADDED[attention](mechanism, maps, addend, v), maps, terms
 
     mechanism.explicit = shifted
     try:
@@ -33,19 +45,24 @@ def signal(model, x, y, layer):
     return torch.autograd.grad(loss, addend)[0]
 
 
-def test_against_exact_jacobians():
-    model, x = vit(), torch.rand(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    y = torch.tensor([0, 1, 2, 0])
+def along(upstream, *jacobians):
+    """Return the gradient in the layer's input through each map."""
+    return tuple(torch.einsum("hijx,hij->x", jacobian, upstream) for jacobian in jacobians)
+
+
+@pytest.mark.parametrize("attention", ADDED)
+def test_against_exact_jacobians(attention):
+    """Head pairs of standard attention are the control of the two branches."""
+    model, y = vit(attention), torch.tensor([0, 1, 2, 0])
+    x = torch.rand(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = alignment_losspath(model, x, y)
     assert found.cosine.shape == (4, 2)
+    assert (found.lam is None) == (attention == "softmax")
     for layer in (0, 1):
-        upstream = signal(model, x, y, layer)
+        upstream = signal(model, x, y, layer, attention)
         for sample in range(4):
             jacobians = branch_jacobians(model, x[sample], layer=layer)
-            g1, g2 = (
-                torch.einsum("hijx,hij->x", jacobian, upstream[sample])
-                for jacobian in (jacobians.first, jacobians.second)
-            )
+            g1, g2 = along(upstream[sample], jacobians.first, jacobians.second)
             assert torch.allclose(found.cosine[sample, layer], F.cosine_similarity(g1, g2, dim=0), rtol=1e-9)
             assert torch.allclose(found.norm1[sample, layer], g1.norm(), rtol=1e-9)
             assert torch.allclose(found.norm2[sample, layer], g2.norm(), rtol=1e-9)
@@ -60,50 +77,11 @@ def test_the_factor_minus_lambda_is_left_out():
     assert (found.lam > 0).all()
     upstream = signal(model, x[:1], y[:1], 1)
     jacobians = branch_jacobians(model, x[0], layer=1)
-    total, g1, g2 = (
-        torch.einsum("hijx,hij->x", jacobian, upstream[0])
-        for jacobian in (jacobians.combined, jacobians.first, jacobians.second)
-    )
+    total, g1, g2 = along(upstream[0], jacobians.combined, jacobians.first, jacobians.second)
     assert torch.allclose(total, g1 - found.lam[1] * g2, rtol=1e-9, atol=1e-14)
     assert bool(found.opposed[0, 1]) == bool(
         total.norm() ** 2 > g1.norm() ** 2 + (found.lam[1] * g2.norm()) ** 2
     )
-
-
-def shared_signal(model, x, y, layer):
-    """Return the gradient in an addend common to the maps of heads 2h and 2h + 1."""
-    mechanism = model.blocks[layer].attention.mechanism
-    explicit, addend = mechanism.explicit, torch.zeros(len(x), 2, 5, 5, dtype=x.dtype, requires_grad=True)
-
-    def shifted(q, k, v):
-        _, maps, terms = explicit(q, k, v)
-        return (maps + addend.repeat_interleave(2, dim=1)) @ v, maps, terms
-
-    mechanism.explicit = shifted
-    try:
-        loss = F.cross_entropy(model(x), y, reduction="sum")
-    finally:
-        del mechanism.explicit
-    return torch.autograd.grad(loss, addend)[0]
-
-
-def test_head_pairs_of_standard_attention_are_the_control():
-    model, y = vit("softmax"), torch.tensor([0, 1, 2])
-    x = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = alignment_losspath(model, x, y)
-    assert found.cosine.shape == (3, 2)
-    assert found.lam is None
-    for layer in (0, 1):
-        upstream = shared_signal(model, x, y, layer)
-        for sample in range(3):
-            jacobians = branch_jacobians(model, x[sample], layer=layer)
-            g1, g2 = (
-                torch.einsum("hijx,hij->x", jacobian, upstream[sample])
-                for jacobian in (jacobians.first, jacobians.second)
-            )
-            assert torch.allclose(found.cosine[sample, layer], F.cosine_similarity(g1, g2, dim=0), rtol=1e-9)
-            assert torch.allclose(found.norm1[sample, layer], g1.norm(), rtol=1e-9)
-            assert torch.allclose(found.norm2[sample, layer], g2.norm(), rtol=1e-9)
 
 
 def test_equal_heads_are_aligned():
