@@ -7,7 +7,7 @@ from faultlines.runner.project import Project
 
 FOUND = {
     "measured": "2026-01-02T03:04:05+00:00", "machine": "2 cores", "kernel_s": 1.5, "chapter_s": 20.0, "added_s": 4.0,
-    "workers_ratio": 0.55,
+    "papermill_s": 3.0, "workers_ratio": 0.55,
     "slurm": {
         "jobs": 16, "submit_s": 2.0, "squeue_s": 0.01, "array_s": 50.0, "core_s_a_job": 6.0, "result_bytes": 10_240,
         "log_bytes_a_job": 10_240.0,

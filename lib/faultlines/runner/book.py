@@ -20,6 +20,7 @@ from faultlines.runner.reference import write_reference
 from faultlines.runner.run_changes import run_changes
 from faultlines.runner.runs import Runs
 from faultlines.runner.scoreboard import judged_board
+from faultlines.runner.speed_page import speed_page
 from faultlines.runner.staging import stage
 from faultlines.runner.store import write_atomic
 from faultlines.runner.task import Task
@@ -91,6 +92,7 @@ def stage_book(project: Project, destination: Path) -> list[str]:
     lay("_generated/scoreboard.md", judged_board(judge).myst().encode())
     lay("_generated/costs.md", costs_page(judge).encode())
     lay("_generated/cluster.md", cluster_page(project).encode())
+    lay("_generated/speed.md", speed_page(project).encode())
     reference, mark = project.build / "reference", project.build / "reference.stamp"
     written_for = _seal(project.library)
     if not (reference.is_dir() and mark.is_file() and mark.read_text() == written_for):
