@@ -168,3 +168,26 @@ def test_data_names_its_sets(checkout: Project) -> None:
     status, _, err = call("data", "imagenette")
     assert status == 2
     assert "unknown data set 'imagenette'" in err
+
+
+def test_folders_of_pictures_are_data_sets_too(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from faultlines.runner.doctor import examine
+
+    monkeypatch.setenv("FAULTLINES_DATA", str(checkout.root))
+    status, out, _ = call("data", "spawrious")
+    assert status == 1
+    assert "not here" in out and "github.com/aengusl/spawrious" in out and "fashion_mnist" not in out
+    birds = checkout.root / "waterbird_complete95_forest2water2"
+    birds.mkdir()
+    (birds / "metadata.csv").write_text("")
+    status, out, _ = call("data", "waterbirds")
+    assert (status, out.splitlines()[1]) == (
+        0,
+        f"waterbirds: pictures for faultlines.data.load_waterbirds: folder, {birds}",
+    )
+    status, out, _ = call("data")
+    assert status == 0
+    assert "\nspawrious: " in out and "\nwaterbirds: " in out
+    found = {what: finding for what, finding, _ in examine(checkout)}
+    assert found["data set spawrious"] == "not here"
+    assert found["data set waterbirds"] == str(birds)

@@ -368,21 +368,34 @@ def data(
     ] = None,
 ) -> int:
     """Tell which data sets are here, and how to get those that are not."""
-    from faultlines.data import available
     from faultlines.data.root import data_root
 
-    entries = {entry.name: entry for entry in available()}
-    if name is not None and name not in entries:
-        raise UsageError(f"unknown data set {name!r}: it is one of {', '.join(entries)}")
+    told = told_data_sets()
+    if name is not None and name not in told:
+        raise UsageError(f"unknown data set {name!r}: it is one of {', '.join(told)}")
     out.print(f"data root (FAULTLINES_DATA): {data_root()}", soft_wrap=True)
-    for entry in [entries[name]] if name else entries.values():
+    for line, how in [told[name]] if name else told.values():
+        out.print(line, markup=False, soft_wrap=True)
+        if how:
+            out.print(f"  {how}", markup=False, soft_wrap=True)
+    return 1 if name is not None and told[name][1] else 0
+
+
+def told_data_sets() -> dict[str, tuple[str, str]]:
+    """Return, for each data set, what is said of it, and how to get it where it is not here."""
+    from faultlines.data import available
+    from faultlines.data.folders import folder_sets
+
+    told = {}
+    for entry in available():
         shape = "x".join(map(str, entry.image_shape))
         found = f"{entry.source}, {entry.path or 'comes with scikit-learn'}" if entry.source else "not here"
         size = f"{entry.n_train} + {entry.n_test} images {shape}"
-        out.print(f"{entry.name}: {size}: {found}", markup=False, soft_wrap=True)
-        if not entry.source:
-            out.print(f"  {entry.how}", markup=False, soft_wrap=True)
-    return 0 if name is None or entries[name].source else 1
+        told[entry.name] = f"{entry.name}: {size}: {found}", "" if entry.source else entry.how
+    for entry in folder_sets():
+        found = f"folder, {entry.path}" if entry.path else "not here"
+        told[entry.name] = f"{entry.name}: pictures for {entry.loader}: {found}", entry.how
+    return told
 
 
 def main() -> None:

@@ -69,8 +69,10 @@ def _jupyter_book() -> tuple[str, str, bool]:
 
 def _data_sets() -> list[tuple[str, str, bool]]:
     from faultlines.data import available
+    from faultlines.data.folders import folder_sets
 
-    return [
-        (f"data set {entry.name}", str(entry.path or "embedded") if entry.source else "not here", True)
-        for entry in available()
-    ]
+    found = {
+        entry.name: str(entry.path or "embedded") if entry.source else "not here" for entry in available()
+    }
+    found |= {entry.name: str(entry.path or "not here") for entry in folder_sets()}
+    return [(f"data set {name}", where, True) for name, where in found.items()]
