@@ -1,22 +1,26 @@
 r"""Kendall's tau-b of many pairs of maps at once, by sorting rows.
 
 Sorted by $a$, and within ties by $b$, the discordant pairs are the inversions of the sequence of $b$. Both sorts
-are of whole rows of int64 that carry the companion in their low half. Inversions are counted in runs that double in
+are of whole rows of 64 bits that carry the companion in their low half. Inversions are counted in runs that double in
 length: inside short runs directly, and between two neighbouring runs as Mann and Whitney's U, the rank sum of
-the left one, which again is a sort.
+the left one, which again is a sort. All of it is numpy on the CPU, whose sorts are vectorised and whose calls cost
+little, so that few maps at a time, which stay in the cache, are work enough for one.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from faultlines.estimators.similarity.checks import Maps, both_finite, flat_pair, where_defined
-from faultlines.estimators.similarity.sorting import order_codes, sort_rows_, tied_pairs
+from faultlines.estimators.similarity.checks import Maps, flat_pair
+from faultlines.estimators.similarity.sorting import order_codes, tied_pairs
 
-RUN = 64  # at most so many entries are compared directly
-CHUNK = 2**18  # entries at a time: the int64 copies of more leave the cache
+RUN = 64  # at most so many entries are compared directly; fewer than 128, as counts are int8
+CHUNK = 2**18  # entries at a time, which stay in the cache
 
 
 def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
@@ -42,76 +46,95 @@ def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
         >>> kendall_tau(a, b)
         tensor([0.6667, 1.0000,    nan])
     """
-    rows_a, rows_b = flat_pair(a, b, least=2)
-    size = max(1, CHUNK // max(1, rows_a.shape[1]))
-    parts = [_tau(*pair) for pair in zip(rows_a.split(size), rows_b.split(size), strict=True)]
-    return where_defined(torch.cat(parts).to(a.dtype), both_finite(rows_a, rows_b))
+    wide = torch.float64 if a.dtype == torch.float64 else torch.float32  # numpy has no bfloat16
+    rows = [x.detach().to("cpu", wide) for x in flat_pair(a, b, least=2)]
+    chunks = [x.split(max(1, CHUNK // x.shape[1])) for x in rows]
+    threads = min(torch.get_num_threads(), len(chunks[0]))
+    if threads == 1:
+        parts = list(map(_tau, *chunks))
+    else:  # inside its calls numpy lets other threads run
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(_tau, *chunks))
+    return torch.from_numpy(np.concatenate(parts)).to(a)
 
 
-def _tau(a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    """Return tau-b in float64, NaN for constant rows."""
+def _tau(a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]) -> Float[np.ndarray, " batch"]:
+    """Return tau-b in float64, NaN for rows that are constant or not finite."""
+    # the sorts are of 64 bits, the rest of 16
+    chunks = [x.split(max(1, CHUNK // 2 // x.shape[1])) for x in (a, b)]
+    order, untied, spread = (np.concatenate(part) for part in zip(*map(_sorted, *chunks), strict=True))
+    difference = untied - 2 * inversions(order)
+    return np.divide(difference, spread, out=np.full(len(a), np.nan), where=spread > 0).clip(-1, 1)
+
+
+def _sorted(
+    a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the positions in the order of b, of rows sorted by a; the pairs tied in neither; the denominator or 0."""
     n = a.shape[1]
-    # int64 of a's code above and b's below, which sorts as unsigned and so gets its sign bit flipped
-    pairs = torch.stack((order_codes(b).bitwise_xor_(-(2**31)), order_codes(a)), dim=-1)
-    pairs = sort_rows_(pairs.view(torch.int64).squeeze(-1))
-    halves = pairs.view(torch.int32).unflatten(1, (n, 2))
-    same = halves[:, 1:] == halves[:, :-1]
-    ties_a, ties_both = tied_pairs(same[..., 1]), tied_pairs(same[..., 0] & same[..., 1])
-    # from here b above and the position below, in place: new memory of this size costs more than the arithmetic.
-    # The top bit flips b's sign bit back
-    ranked = sort_rows_(pairs.bitwise_left_shift_(32).bitwise_xor_(torch.arange(n, device=a.device) - 2**63))
-    top = halves[..., 1]
-    ties_b = tied_pairs(top[:, 1:] == top[:, :-1])
-    order = ranked.to(
-        torch.int16 if n < 2**13 else torch.int32
-    )  # its low bits: the positions in the order of b
-    discordant = inversions(order)
+    pairs = order_codes(a).astype(np.uint64)  # a's code above and b's below
+    pairs <<= np.uint64(32)
+    pairs |= order_codes(b)
+    pairs.sort(axis=-1)
+    step = pairs[:, 1:] ^ pairs[:, :-1]
+    ties_a, ties_both = tied_pairs(step < 2**32), tied_pairs(step == 0)
+    # from here b above and the position below, in place: new memory of this size costs more than the arithmetic
+    pairs <<= np.uint64(32)
+    pairs |= np.arange(n, dtype=np.uint64)
+    pairs.sort(axis=-1)
+    ties_b = tied_pairs(np.bitwise_xor(pairs[:, 1:], pairs[:, :-1], out=step) < 2**32)
     everything = n * (n - 1) // 2
-    difference = everything - ties_a - ties_b + ties_both - 2 * discordant
-    spread = (everything - ties_a).double().sqrt() * (everything - ties_b).double().sqrt()
-    return (difference / spread).clamp(-1, 1)
+    spread = np.sqrt(everything - ties_a) * np.sqrt(everything - ties_b)
+    finite = np.isfinite(a.numpy()).all(axis=1) & np.isfinite(b.numpy()).all(axis=1)
+    order = pairs.astype(np.int16 if n < 2**13 else np.int32)
+    return order, everything - ties_a - ties_b + ties_both, spread * finite
 
 
-def inversions(order: Int[Tensor, "batch n"]) -> Int[Tensor, " batch"]:
+def inversions(order: Int[np.ndarray, "batch n"]) -> Int[np.ndarray, " batch"]:
     """Return how many pairs of each permutation stand in the wrong order.
 
     Args:
         order: Permutations of 0 to `n - 1`, in an integer type that holds `4 n`.
 
     Example:
-        >>> inversions(torch.tensor([[0, 1, 2], [2, 0, 1], [2, 1, 0]]))
-        tensor([0, 2, 3])
+        >>> inversions(np.array([[0, 1, 2], [2, 0, 1], [2, 1, 0]]))
+        array([0, 2, 3])
     """
     batch, n = order.shape
     levels = max(0, (n - 1) // RUN).bit_length()
     run = -(-n // 2**levels)
     if padding := run * 2**levels - n:  # larger than all and in order: no inversion more
-        tail = torch.arange(n, n + padding, device=order.device, dtype=order.dtype)
-        order = torch.cat([order, tail.expand(batch, -1)], dim=1)
-    count = _inside(order.view(-1, run)).view(batch, -1).sum(dim=1)
-    for _ in range(levels):
-        count = count + _between(order.view(-1, 2 * run)).view(batch, -1).sum(dim=1)
+        tail = np.arange(n, n + padding, dtype=order.dtype)
+        order = np.concatenate([order, np.broadcast_to(tail, (batch, padding))], axis=1)
+    count = _inside(order.reshape(-1, run)).reshape(batch, 2**levels).sum(axis=1, dtype=np.int64)
+    for level in range(1, levels):
+        count += _between(order.reshape(-1, 2 * run)).reshape(batch, 2 ** (levels - level)).sum(axis=1)
         run *= 2
+    if levels:  # at last both halves are all of 0 to n - 1, each its own rank
+        count += order[:, :run].sum(axis=1, dtype=np.int64) - run * (run - 1) // 2
     return count
 
 
-def _inside(runs: Int[Tensor, "run entry"]) -> Int[Tensor, " run"]:
+def _inside(runs: Int[np.ndarray, "run entry"]) -> Int[np.ndarray, " run"]:
     """Return the inversions of each run, by comparing every pair."""
-    runs = runs.T.contiguous()  # a shift along the first axis stays contiguous
-    smaller, here = torch.zeros_like(runs), torch.empty_like(runs)
+    runs = np.ascontiguousarray(runs.T)  # a shift along the first axis stays contiguous
+    smaller, here = np.zeros(runs.shape, np.int8), np.empty(runs.shape, bool)
+    as_int8 = here.view(np.int8)
     for shift in range(1, len(runs)):
-        # into the integer type at once: twice as fast as by way of a bool
-        smaller[:-shift] += torch.lt(runs[shift:], runs[:-shift], out=here[shift:])
-    return smaller.sum(dim=0, dtype=runs.dtype)
+        np.less(runs[shift:], runs[:-shift], out=here[shift:])
+        counts = smaller[shift:]
+        np.add(counts, as_int8[shift:], out=counts)
+    return smaller.sum(axis=0, dtype=np.int16)
 
 
-def _between(runs: Int[Tensor, "run entry"]) -> Int[Tensor, " run"]:
+def _between(runs: Int[np.ndarray, "run entry"]) -> Int[np.ndarray, " run"]:
     """Return the inversions between the left and the right half of each run."""
     half = runs.shape[1] // 2
-    is_left = torch.zeros(2 * half, dtype=runs.dtype, device=runs.device)
-    is_left[:half] = 1
-    tagged = sort_rows_((2 * runs).add_(is_left)).bitwise_and_(1)
+    tagged = 2 * runs
+    tagged[:, :half] += 1
+    tagged.sort(axis=-1)
+    tagged &= 1
     # exact: sums below 2^24 in float32, below 2^53 in float64
-    dtype = torch.float32 if half < 2**11 else torch.float64
-    rank_sum = tagged.to(dtype) @ torch.arange(2 * half, device=runs.device, dtype=dtype)
-    return rank_sum.long() - half * (half - 1) // 2
+    dtype = np.float32 if half < 2**11 else np.float64
+    rank_sum = tagged.astype(dtype) @ np.arange(2 * half, dtype=dtype)
+    return rank_sum.astype(np.int64) - half * (half - 1) // 2
