@@ -28,6 +28,7 @@ def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
 
     $C$ and $D$ count the concordant and discordant of all $n_0$ pairs of pixels, $T_a$ and $T_b$ those tied in $a$
     and in $b$ (Kendall 1945; what `scipy.stats.kendalltau` returns). $O(n \log^2 n)$ a map; not differentiable.
+    Computed on the CPU, wherever the maps are.
 
     Args:
         a: Maps, with at least two entries each.

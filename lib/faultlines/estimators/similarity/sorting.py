@@ -56,9 +56,8 @@ def tied_pairs(same: Bool[np.ndarray, "batch gap"]) -> Int[np.ndarray, " batch"]
         array([4])
     """
     batch, gaps = same.shape
-    guarded = np.zeros(
-        (batch, gaps + 2), dtype=bool
-    )  # False on both sides, so that ties begin and end in their row
+    # False on both sides, so that ties begin and end in their row
+    guarded = np.zeros((batch, gaps + 2), dtype=bool)
     guarded[:, 1:-1] = same
     flat = guarded.ravel()
     begin, end = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
