@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,6 +45,50 @@ def interleaved(
 def ratio(ours: list[float], peer: list[float]) -> float:
     """Return the median over the rounds of the ratio within a round, since a round shares the machine's mood."""
     return statistics.median(a / b for a, b in zip(ours, peer, strict=True))
+
+
+def row(
+    name: str,
+    ours: list[float],
+    peer: list[float],
+    *,
+    target: float | None = None,
+    words: str = "",
+    also: bool = True,
+    note: str = "",
+) -> dict:
+    """Return the row of a comparison.
+
+    Args:
+        name: What is compared.
+        ours: Our seconds, one a round.
+        peer: The peer's or the floor's, of the same rounds.
+        target: Most that the ratio may be; None where nothing is asked.
+        words: The target as it is shown, where a number does not say it.
+        also: Whether what else is asked came out, the same answer for one.
+        note: What the figures were measured on.
+    """
+    measured = ratio(ours, peer)
+    return {
+        "name": name,
+        "ours_s": statistics.median(ours),
+        "peer_s": statistics.median(peer),
+        "ratio": measured,
+        "target": words or target,
+        "ok": None if target is None else measured <= target and also,
+        "note": note,
+    }
+
+
+def show(rows: Iterable[dict]) -> None:
+    """Print rows, each once it is there."""
+    for found in rows:
+        seconds = f"{found['ours_s']:9.4f} s {found['peer_s']:9.4f} s  x{found['ratio']:.3f}"
+        judged = {True: "ok", False: "MISSED", None: ""}[found.get("ok")]
+        print(
+            f"{found['name']:<50} {seconds}  target {found['target'] or 'none'}  {judged}  {found.get('note', '')}",
+            flush=True,
+        )
 
 
 @contextmanager

@@ -5,10 +5,8 @@ python -m benchmarks.attribution
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import torch
+from benchmarks._timing import interleaved, one_thread, row, show
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
@@ -34,20 +32,13 @@ def models() -> dict[str, nn.Module]:
     return {"CNN": cnn.eval(), "ViT": vit.eval()}
 
 
-def seconds(case) -> float:
-    start = time.process_time()  # the machine may be shared; one thread, so this is the work done
-    case()
-    return time.process_time() - start
-
-
 def run() -> list[dict]:
     """Return one row a method and model: name, ours_s, peer_s, ratio (ours / peer), target and ok."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(BATCH, 1, 28, 28, generator=generator)
     target = torch.randint(10, (BATCH,), generator=generator)
-    threads, rows = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
+    rows = []
+    with one_thread():
         for label, model in models().items():
             captum_ig, captum_sg = IntegratedGradients(model), NoiseTunnel(Saliency(model))
             cases = {
@@ -68,27 +59,20 @@ def run() -> list[dict]:
                 worst = float((ours() - theirs()).abs().max()) if "Integrated" in name else 0.0
                 if worst > 1e-5:
                     raise AssertionError(f"{name} differs by {worst:.1e}; a faster wrong answer is no gain")
-                ours(), theirs()
-                times = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-                ratio = statistics.median(a / b for a, b in times)
+                times = interleaved({"ours": ours, "peer": theirs}, ROUNDS)
+                note = f"{STEPS} steps, batch of {BATCH} at 28 pixels, one thread"
                 rows.append(
-                    {
-                        "name": f"{name} / captum, {label}",
-                        "ours_s": statistics.median(a for a, _ in times),
-                        "peer_s": statistics.median(b for _, b in times),
-                        "ratio": ratio,
-                        "target": "<= 1",
-                        "ok": ratio <= 1,
-                        "note": f"{STEPS} steps, batch of {BATCH} at 28 pixels, one thread",
-                    }
+                    row(
+                        f"{name} / captum, {label}",
+                        times["ours"],
+                        times["peer"],
+                        target=1.0,
+                        words="<= 1",
+                        note=note,
+                    )
                 )
-    finally:
-        torch.set_num_threads(threads)
     return rows
 
 
 if __name__ == "__main__":
-    for found in run():
-        print(
-            "{name:40} {ours_s:9.4f} {peer_s:9.4f}   ratio {ratio:.4f} (target {target}) {ok}".format(**found)
-        )
+    show(run())

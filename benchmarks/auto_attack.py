@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import statistics
 
 import torch
 from benchmarks._digits import digits_vit
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 
 from faultlines.attacks import AutoAttack
 
@@ -44,16 +43,15 @@ def compare(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, norm: str,
 
     times = interleaved({"ours": ours, "peer": peer}, ROUNDS, warm=False)
     robust, peer_robust = (robust_accuracy(model, found[name], y) for name in ("ours", "peer"))
-    measured = ratio(times["ours"], times["peer"])
-    return {
-        "name": f"AutoAttack {norm} / pyautoattack",
-        "ours_s": statistics.median(times["ours"]),
-        "peer_s": statistics.median(times["peer"]),
-        "ratio": measured,
-        "target": f"<= {TARGET}, robust accuracy within {TOLERANCE}",
-        "ok": measured <= TARGET and abs(robust - peer_robust) <= TOLERANCE + 1e-9,
-        "note": f"{len(x)} samples, eps {eps}: robust accuracy {robust:.4f}, peer {peer_robust:.4f}",
-    }
+    return row(
+        f"AutoAttack {norm} / pyautoattack",
+        times["ours"],
+        times["peer"],
+        target=TARGET,
+        words=f"<= {TARGET}, robust accuracy within {TOLERANCE}",
+        also=abs(robust - peer_robust) <= TOLERANCE + 1e-9,
+        note=f"{len(x)} samples, eps {eps}: robust accuracy {robust:.4f}, peer {peer_robust:.4f}",
+    )
 
 
 def run() -> list[dict]:
@@ -65,5 +63,4 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), sep="\n")
+    show(run())

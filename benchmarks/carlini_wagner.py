@@ -6,11 +6,10 @@ python -m benchmarks.carlini_wagner
 from __future__ import annotations
 
 import copy
-import statistics
 
 import torch
 from benchmarks._digits import digits_vit
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 
 from faultlines.attacks import CarliniWagnerL2
 
@@ -44,18 +43,18 @@ def run() -> list[dict]:
 
         times = interleaved({"ours": ours, "peer": peer}, ROUNDS, warm=False)
     (median, fooled), (peer_median, peer_fooled) = (reach(x, *found[name]) for name in ("ours", "peer"))
-    measured, farther = ratio(times["ours"], times["peer"]), median / peer_median
+    farther = median / peer_median
     return [
-        {
-            "name": "CarliniWagnerL2 / foolbox",
-            "ours_s": statistics.median(times["ours"]),
-            "peer_s": statistics.median(times["peer"]),
-            "ratio": measured,
-            "target": f"<= {TARGET}, median distance <= {FARTHER} x",
-            "ok": measured <= TARGET and farther <= FARTHER,
-            "note": f"{SAMPLES} samples: median l2 {median:.4f}, foolbox {peer_median:.4f} (x{farther:.3f}); "
+        row(
+            "CarliniWagnerL2 / foolbox",
+            times["ours"],
+            times["peer"],
+            target=TARGET,
+            words=f"<= {TARGET}, median distance <= {FARTHER} x",
+            also=farther <= FARTHER,
+            note=f"{SAMPLES} samples: median l2 {median:.4f}, foolbox {peer_median:.4f} (x{farther:.3f}); "
             f"fooled {fooled:.3f}, foolbox {peer_fooled:.3f}",
-        }
+        )
     ]
 
 
@@ -66,5 +65,4 @@ def reach(x: torch.Tensor, x_adv: torch.Tensor, fooled: torch.Tensor) -> tuple[f
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), sep="\n")
+    show(run())

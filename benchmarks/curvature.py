@@ -10,11 +10,10 @@ in torch 2.14.1 the Hessian-vector products of `torch.func`'s vectorised Jacobia
 from __future__ import annotations
 
 import copy
-import statistics
 import warnings
 
 import torch
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
@@ -65,17 +64,16 @@ def top_row(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> di
 
     times = interleaved({"ours": ours, "peer": peer}, ROUNDS)
     errors = {who: abs(float(value) / exact - 1) for who, value in found.items()}
-    quotient = ratio(times["ours"], times["peer"])
-    return {
-        "name": f"hessian_top / curvlinops + eigsh, {name}",
-        "ours_s": statistics.median(times["ours"]),
-        "peer_s": statistics.median(times["peer"]),
-        "ratio": quotient,
-        "target": f"<= {TARGET:g}, relative error <= {TOLERANCE:g}",
-        "ok": quotient <= TARGET and errors["ours"] <= TOLERANCE,
-        "note": f"{len(x)} digits, {size} parameters, float32, one thread, relative errors {errors['ours']:.1e} "
+    return row(
+        f"hessian_top / curvlinops + eigsh, {name}",
+        times["ours"],
+        times["peer"],
+        target=TARGET,
+        words=f"<= {TARGET:g}, relative error <= {TOLERANCE:g}",
+        also=errors["ours"] <= TOLERANCE,
+        note=f"{len(x)} digits, {size} parameters, float32, one thread, relative errors {errors['ours']:.1e} "
         f"(ours) and {errors['peer']:.1e} (peer)",
-    }
+    )
 
 
 def training_rows(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
@@ -91,14 +89,13 @@ def training_rows(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
     }
     times = {name: [s / 2 for s in seconds] for name, seconds in interleaved(cases, 5).items()}
     return [
-        {
-            "name": f"an epoch with {name} / plain SGD",
-            "ours_s": statistics.median(times[name]),
-            "peer_s": statistics.median(times["plain"]),
-            "ratio": ratio(times[name], times["plain"]),
-            "target": "none",
-            "note": f"perceptron with batch normalisation, {len(x)} digits, batch {SGD['batch_size']}",
-        }
+        row(
+            f"an epoch with {name} / plain SGD",
+            times[name],
+            times["plain"],
+            words="none",
+            note=f"perceptron with batch normalisation, {len(x)} digits, batch {SGD['batch_size']}",
+        )
         for name in cases
         if name != "plain"
     ]
@@ -116,5 +113,4 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), "", sep="\n")
+    show(run())

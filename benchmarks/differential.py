@@ -9,11 +9,10 @@ is the median over the rounds of the ratio within a round.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 from torch.nn import functional as F
 
 from faultlines.models import ViT
@@ -80,24 +79,9 @@ def run() -> list[dict]:
                 torch.manual_seed(0)
                 cases[attention] = step(ViT(**sizes, classes=10, heads=4, attention=attention), x, y)
             times = interleaved(cases, ROUNDS)
-            measured = ratio(times["differential"], times["softmax"])
-            rows.append(
-                {
-                    "name": f"DiffViT / ViT, {name}",
-                    "ours_s": statistics.median(times["differential"]),
-                    "peer_s": statistics.median(times["softmax"]),
-                    "ratio": measured,
-                    "target": TARGET,
-                    "ok": measured <= TARGET,
-                }
-            )
+            rows.append(row(f"DiffViT / ViT, {name}", times["differential"], times["softmax"], target=TARGET))
     return rows
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(
-            "{name:36} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
-                **row
-            )
-        )
+    show(run())

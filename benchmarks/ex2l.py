@@ -9,11 +9,10 @@ of 64 x 64 pixels; one thread; everything is timed in turn, round after round, a
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
+from benchmarks._timing import interleaved, row, show
 from torch import nn
 
 from faultlines.data.spurious import spurious_benchmark
@@ -69,29 +68,18 @@ def measure(make: Callable[[int], nn.Module], rounds: int) -> Iterator[dict]:
     steps = {name: stepper(make, objective) for name, objective in cases.items() if objective}
     other = stepper(make, ERM("c"))
     steps["two networks, no maps"] = lambda: (steps["ERM"](), other())
-    times = {name: [] for name in steps}
-    for turn in range(rounds + 2):
-        names = list(steps)[turn % len(steps) :] + list(steps)[: turn % len(steps)]
-        for name in names:
-            start = time.process_time()
-            steps[name]()
-            if turn >= 2:
-                times[name].append(time.process_time() - start)
+    times = interleaved(steps, rounds)
     targets = {"eX2L, closed form": CLOSED, "eX2L, double backward": DOUBLE}
     for name in cases:
         if name == "ERM":
             continue
-        ratio = statistics.median(a / b for a, b in zip(times[name], times["ERM"], strict=True))
-        target = targets.get(name)
-        yield {
-            "name": f"{make.__name__}: {name} / ERM",
-            "ours_s": statistics.median(times[name]),
-            "peer_s": statistics.median(times["ERM"]),
-            "ratio": ratio,
-            "target": target,
-            "ok": None if target is None else ratio <= target,
-            "note": "floor" if cases[name] is None else "",
-        }
+        yield row(
+            f"{make.__name__}: {name} / ERM",
+            times[name],
+            times["ERM"],
+            target=targets.get(name),
+            note="floor" if cases[name] is None else "",
+        )
 
 
 def run() -> list[dict]:
@@ -101,9 +89,4 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(
-            f"{row['name']:<50} {row['ours_s']:8.4f} s {row['peer_s']:8.4f} s  x{row['ratio']:.2f}  "
-            f"target {row['target']}  {row['ok']}  {row['note']}",
-            flush=True,
-        )
+    show(run())

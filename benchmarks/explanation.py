@@ -13,12 +13,11 @@ in turn, one thread, processor time; the ratio is the median over the rounds of 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 from torch import nn
 
 from faultlines.attacks.explanation import ExplanationPGD, TopK
@@ -94,21 +93,18 @@ def run() -> list[dict]:
     with one_thread():
         for name, (*case, judged) in cases.items():
             times = interleaved(rivals(*case), ROUNDS)
-            found = ratio(times["ours"], times["floor"])
             rows.append(
-                {
-                    "name": f"top-k attack / derivatives alone, {name}",
-                    "ours_s": statistics.median(times["ours"]),
-                    "peer_s": statistics.median(times["floor"]),
-                    "ratio": found,
-                    "target": f"<= {TARGET:g}" if judged else "none",
-                    "ok": found <= TARGET if judged else None,
-                    "note": f"{STEPS} steps, batch {BATCH}, float32, random weights",
-                }
+                row(
+                    f"top-k attack / derivatives alone, {name}",
+                    times["ours"],
+                    times["floor"],
+                    target=TARGET if judged else None,
+                    words=f"<= {TARGET:g}" if judged else "none",
+                    note=f"{STEPS} steps, batch {BATCH}, float32, random weights",
+                )
             )
     return rows
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), "", sep="\n")
+    show(run())

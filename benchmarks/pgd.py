@@ -11,11 +11,10 @@ time, since the machine may be shared. The ratio is the median over the rounds o
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import interleaved, one_thread, ratio
+from benchmarks._timing import interleaved, one_thread, row, show
 from torch.nn import functional as F
 
 from faultlines.attacks import PGD
@@ -83,24 +82,11 @@ def run() -> list[dict]:
         times = {steps: interleaved(cases(model, x, y, steps), ROUNDS) for steps in (10, 40)}
     rows = []
     for steps, ours, peer, target in COMPARISONS:
-        measured = ratio(times[steps][ours], times[steps][peer])
         rows.append(
-            {
-                "name": f"PGD {steps} steps{ours} / {peer}",
-                "ours_s": statistics.median(times[steps][ours]),
-                "peer_s": statistics.median(times[steps][peer]),
-                "ratio": measured,
-                "target": target,
-                "ok": None if target is None else measured <= target,
-            }
+            row(f"PGD {steps} steps{ours} / {peer}", times[steps][ours], times[steps][peer], target=target)
         )
     return rows
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(
-            "{name:36} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
-                **row
-            )
-        )
+    show(run())

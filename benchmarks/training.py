@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator
 
 import torch
-from benchmarks._timing import interleaved, ratio
+from benchmarks._timing import interleaved, row, show
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -89,24 +88,11 @@ def _half(job: tuple[range, Objective]) -> None:
     train(job[0], job[1], "never")
 
 
-def row(name: str, ours: list[float], peer: list[float], target: float | None, note: str) -> dict:
-    measured = ratio(ours, peer)
-    return {
-        "name": name,
-        "ours_s": statistics.median(ours),
-        "peer_s": statistics.median(peer),
-        "ratio": measured,
-        "target": target,
-        "ok": target is None or measured <= target,
-        "note": note,
-    }
-
-
 def rows() -> Iterator[dict]:
     """Yield one row a comparison; `ratio` is ours over the peer's, smaller is better."""
     note = f"{torch.get_num_threads()} threads"
     times = interleaved({"ours": by_fit, "peer": by_hand}, 5 * ROUNDS, clock=time.perf_counter)
-    yield row("fit / loop by hand", times["ours"], times["peer"], 1.10, note)
+    yield row("fit / loop by hand", times["ours"], times["peer"], target=1.10, note=note)
     with multiprocessing.get_context("spawn").Pool(2, initializer=_one_thread) as pool:
         for objective in (CrossEntropy(), JaSMin(0.03)):
             for members in (5, 10):
@@ -119,9 +105,10 @@ def rows() -> Iterator[dict]:
                 }
                 times = interleaved(cases, ROUNDS, clock=time.perf_counter)
                 label = f"{members} x {type(objective).__name__}"
-                yield row(f"at once / in turn: {label}", times["at once"], times["in turn"], 1.0, note)
+                name = f"at once / in turn: {label}"
+                yield row(name, times["at once"], times["in turn"], target=1.0, note=note)
                 pooled = "two processes of one thread each"
-                yield row(f"at once / pool: {label}", times["at once"], times["pool"], None, pooled)
+                yield row(f"at once / pool: {label}", times["at once"], times["pool"], note=pooled)
 
 
 def run() -> list[dict]:
@@ -130,9 +117,4 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    for result in rows():
-        print(
-            f"{result['name']:<45} {result['ours_s']:8.3f} s {result['peer_s']:8.3f} s  x{result['ratio']:.2f}  "
-            f"target {result['target']}  {'ok' if result['ok'] else 'MISSED'}  ({result['note']})",
-            flush=True,
-        )
+    show(rows())
