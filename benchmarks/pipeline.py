@@ -1,9 +1,10 @@
 """What the pipeline adds to the chapters: kernel start, import, the runner's share, workers, and jobs on a cluster.
 
-Toy chapters stand for real ones, in a checkout of their own: cells that compute for a known time on one thread. The
-cluster is Slurm on loopback where Debian's slurm-wlm and munge are installed and the caller is root; its rows are
-left out otherwise. `--write` keeps the figures in `results/pipeline.json`, from which the book's page on clusters is
-made.
+Toy chapters stand for real ones, in a checkout of their own. What is added to a chapter is measured around cells that
+compute for a known time on one thread, and workers on cells that do a known amount of work, since workers that slow
+each other down would still fill a known time. The cluster is Slurm on loopback where Debian's slurm-wlm and munge are
+installed and the caller is root; its rows are left out otherwise. `--write` keeps the figures in
+`results/pipeline.json`, from which the book's page on clusters is made.
 
     python -m benchmarks.pipeline [--write]
 """
@@ -26,7 +27,7 @@ from benchmarks._slurm import SlurmCluster, missing
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 SECONDS = 20.0  # of computing in the chapter whose overhead is measured
-SHORT = 6.0
+SHORT = 6.0  # work of a chapter in the comparison of workers
 CHAPTER = """\
 ---
 jupytext:
@@ -40,6 +41,7 @@ kernelspec: {{name: python3, display_name: Python 3, language: python}}
 :tags: [parameters]
 
 seconds: float = {seconds}  # processor seconds [0..600]
+products: int = {products}  # matrix products after that [0..100000000]
 ```
 
 ```{{code-cell}}
@@ -53,15 +55,19 @@ x = torch.rand(300, 300)
 end = time.process_time() + seconds
 while time.process_time() < end:
     x @ x
+for _ in range(products):
+    x @ x
 ```
 """
 
 
-def checkout(folder: Path, chapters: int, seconds: float) -> Path:
+def checkout(folder: Path, chapters: int, seconds: float, products: int = 0) -> Path:
     """Lay out a checkout of equal toy chapters."""
     (folder / "chapters").mkdir(parents=True)
     for number in range(chapters):
-        (folder / "chapters" / f"toy{number}.md").write_text(CHAPTER.format(seconds=seconds))
+        (folder / "chapters" / f"toy{number}.md").write_text(
+            CHAPTER.format(seconds=seconds, products=products)
+        )
     (folder / "runs.yml").write_text("default: {purpose: toy, budget: seconds}\n")
     (folder / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
     return folder
@@ -80,10 +86,21 @@ def timed(command: list[str], **environment: str) -> float:
     return time.perf_counter() - start
 
 
-def run_all(chapters: int, seconds: float, *options: str, **environment: str) -> float:
+def products_in(seconds: float) -> int:
+    """Return how many of the chapter's matrix products one thread makes in so many seconds."""
+    code = (
+        "import time, torch; torch.set_num_threads(1); x = torch.rand(300, 300); n = 0; start = time.perf_counter()\n"
+        "while time.perf_counter() < start + 3: x @ x; n += 1\n"
+        "print(n)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return int(int(done.stdout) / 3 * seconds)
+
+
+def run_all(chapters: int, seconds: float, *options: str, products: int = 0, **environment: str) -> float:
     """Return the wall time of `faultlines run` over toy chapters that nobody has run."""
     with tempfile.TemporaryDirectory() as folder:
-        root = checkout(Path(folder) / "book", chapters, seconds)
+        root = checkout(Path(folder) / "book", chapters, seconds, products)
         command = [sys.executable, "-m", "faultlines", "run", *options]
         return timed(command, FAULTLINES_ROOT=str(root), **environment)
 
@@ -145,10 +162,10 @@ def figures() -> dict[str, object]:
     for _ in range(ROUNDS):
         single.append(run_all(1, SECONDS))
         alone.append(papermill_alone(SECONDS))
-    one, two = [], []
+    one, two, work = [], [], products_in(SHORT)
     for _ in range(ROUNDS):
-        one.append(run_all(4, SHORT, "--jobs", "1"))
-        two.append(run_all(4, SHORT, "--jobs", "2"))
+        one.append(run_all(4, 0.0, "--jobs", "1", products=work))
+        two.append(run_all(4, 0.0, "--jobs", "2", products=work))
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
@@ -171,7 +188,7 @@ def rows(found: dict) -> list[dict]:
         ("runner's own share of a chapter of four minutes", own, 240.0, own / 240, 0.03,
          f"papermill alone adds {found['papermill_s']:.1f} s (kernel, torch), ours {own:.1f} s more"),
         ("two workers / one, four chapters", found["two_workers_s"], found["one_worker_s"], found["workers_ratio"], 0.6,
-         f"{SHORT:.0f} s of computing each, one thread each"),
+         f"the work of {SHORT:.0f} s each, one thread each"),
     ]  # fmt: skip
     if found["slurm"]:
         each = found["slurm"]["core_s_a_job"]
