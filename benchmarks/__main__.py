@@ -25,7 +25,7 @@ KEPT = FOLDER.parent / "results" / "benchmarks.json"
 COLUMNS = ("name", "ours_s", "peer_s", "ratio", "target", "ok", "note")
 CALL = (
     "import importlib, json, sys; m = importlib.import_module(sys.argv[1]); rows = m.run(); "
-    "print(json.dumps({'title': m.__doc__.split('.')[0].strip(), 'rows': rows}, default=str))"
+    "print(json.dumps({'title': m.__doc__.strip().splitlines()[0].rstrip('.'), 'rows': rows}, default=str))"
 )
 
 
