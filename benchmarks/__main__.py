@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks._machine import machine
 from rich.console import Console
 from rich.table import Table
 
@@ -49,8 +49,7 @@ def keep(name: str, found: dict) -> None:
     everything[name] = {
         "title": found["title"],
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"torch {importlib.metadata.version('torch')}",
+        "machine": f"{machine()}, torch {importlib.metadata.version('torch')}",
         "rows": [{column: row.get(column) for column in COLUMNS} for row in found["rows"]],
     }
     KEPT.write_text(json.dumps(dict(sorted(everything.items())), indent=1) + "\n", encoding="utf-8")

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import interleaved, ratio
+from benchmarks._timing import interleaved, row, show, threads
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -130,8 +131,12 @@ def compiled_cases() -> tuple[dict[str, Callable[[], None]], str]:
 
 def run() -> list[dict]:
     """Return rows; `ratio` is our time over the peer's for the same images, so 0.5 is twice the images a second."""
-    torch.set_num_threads(THREADS)
-    compiled, words = compiled_cases()
+    with threads(THREADS):
+        return _measured()
+
+
+def _measured() -> list[dict]:
+    compiled, compiling = compiled_cases()
     cases: dict[str, Callable[[], None]] = {
         "fit": by_fit,
         "plain": lambda: plain_loop(0),
@@ -146,7 +151,6 @@ def run() -> list[dict]:
     }
     times = interleaved(cases, ROUNDS, clock=time.perf_counter)
     times["member"] = [seconds / MEMBERS for seconds in times["at once"]]
-    words = {"compiled": f"tried; {words}", "compiled bfloat16": f"tried; {words}"}
     table = [
         ("fit / DataLoader in the process", "fit", "plain", 0.5, ""),
         ("fit / DataLoader with two workers", "fit", "two workers", 0.5, ""),
@@ -161,30 +165,20 @@ def run() -> list[dict]:
         ),
         ("images held as uint8 / as float32", "uint8", "loop", None, "tried"),
         ("bfloat16 autocast / float32", "bfloat16", "loop", None, "tried"),
-        ("torch.compile / eager", "compiled", "loop", None, ""),
-        ("torch.compile and bfloat16 / eager", "compiled bfloat16", "loop", None, ""),
+        ("torch.compile / eager", "compiled", "loop", None, f"tried; {compiling}"),
+        ("torch.compile and bfloat16 / eager", "compiled bfloat16", "loop", None, f"tried; {compiling}"),
     ]
     return [
-        _row(name, times[ours], times[peer], target, words.get(ours, note))
+        _row(name, times[ours], times[peer], target, note)
         for name, ours, peer, target, note in table
         if ours in times
     ]
 
 
 def _row(name: str, ours: list[float], peer: list[float], target: float | None, note: str) -> dict:
-    measured, median = ratio(ours, peer), sorted(ours)[len(ours) // 2]
-    rate = f"{SEEN / median:,.0f} images/s on {THREADS} threads"
-    return {
-        "name": name,
-        "ours_s": median,
-        "peer_s": sorted(peer)[len(peer) // 2],
-        "ratio": measured,
-        "target": target,
-        "ok": None if target is None else measured <= target,
-        "note": f"{rate}; {note}" if note else rate,
-    }
+    rate = f"{SEEN / statistics.median(ours):,.0f} images/s on {THREADS} threads"
+    return row(name, ours, peer, target=target, note=f"{rate}; {note}" if note else rate)
 
 
 if __name__ == "__main__":
-    for result in run():
-        print(f"{result['name']:<55} x{result['ratio']:.2f}  {result['note']}", flush=True)
+    show(run())

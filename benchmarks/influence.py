@@ -10,12 +10,11 @@ and the second triangular solve: twice the operations of the floor, at every siz
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import interleaved, ratio
+from benchmarks._timing import interleaved, row, show, threads
 
 from faultlines.estimators.influence import loo_influence
 from faultlines.estimators.ntk import relu_ntk
@@ -38,34 +37,20 @@ def run() -> list[dict]:
         ("one thread, processor time", 1, time.process_time),
         ("all cores", os.cpu_count() or 1, time.perf_counter),
     ]
-    return [_row(words, cases, threads, clock) for words, threads, clock in ways]
+    return [_row(words, cases, count, clock) for words, count, clock in ways]
 
 
-def _row(
-    words: str, cases: dict[str, Callable[[], object]], threads: int, clock: Callable[[], float]
-) -> dict:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+def _row(words: str, cases: dict[str, Callable[[], object]], count: int, clock: Callable[[], float]) -> dict:
+    with threads(count):
         times = interleaved(cases, ROUNDS, clock=clock)
-    finally:
-        torch.set_num_threads(before)
-    over = ratio(times["ours"], times["floor"])
-    return {
-        "name": f"leave-one-out / factor + solve, {words}",
-        "ours_s": statistics.median(times["ours"]),
-        "peer_s": statistics.median(times["floor"]),
-        "ratio": over,
-        "target": 2.0,
-        "ok": over <= 2.0,
-        "note": f"{N} training and {TESTS} test samples, float64; 2.00 of its operations",
-    }
+    return row(
+        f"leave-one-out / factor + solve, {words}",
+        times["ours"],
+        times["floor"],
+        target=2.0,
+        note=f"{N} training and {TESTS} test samples, float64; 2.00 of its operations",
+    )
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(
-            "{name:32} {ours_s:8.3f} s {peer_s:8.3f} s   ratio {ratio:.3f} (target {target}) {ok}".format(
-                **row
-            )
-        )
+    show(run())

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from benchmarks._timing import one_thread
 
 from faultlines.estimators.lipschitz import jacobian_norm
 from faultlines.models import ViT
@@ -81,12 +82,8 @@ def compare(name: str, f: Callable, x: torch.Tensor, judged: bool) -> dict:
 
 
 def run() -> list[dict]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return [compare(*case) for case in cases()]
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks._machine import machine
 from benchmarks._slurm import SlurmCluster, missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +168,7 @@ def figures() -> dict[str, object]:
         two.append(run_all(4, 0.0, "--jobs", "2", products=work))
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": machine(),
         "kernel_s": kernel,
         "chapter_s": SECONDS,
         "added_s": statistics.median(single) - SECONDS,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import interleaved, ratio
+from benchmarks._timing import interleaved, ratio, threads
 from scipy import stats
 
 from faultlines.estimators.similarity import kendall_tau
@@ -28,15 +28,11 @@ def loop(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.tensor([stats.kendalltau(x, y).statistic for x, y in pairs])
 
 
-def row(name: str, a: torch.Tensor, b: torch.Tensor, threads: int, clock: Callable[[], float]) -> dict:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+def row(name: str, a: torch.Tensor, b: torch.Tensor, count: int, clock: Callable[[], float]) -> dict:
+    with threads(count):
         cases = {"ours": lambda: kendall_tau(a, b), "loop": lambda: loop(a, b)}
         times = interleaved(cases, ROUNDS, clock=clock)
         error = float((cases["ours"]() - cases["loop"]()).abs().max())
-    finally:
-        torch.set_num_threads(before)
     faster = ratio(times["loop"], times["ours"])
     return {
         "name": f"Kendall's tau, {name} / scipy loop",
@@ -61,8 +57,8 @@ def run() -> list[dict]:
         (f"ours on all {cores} cores, wall time", cores, time.perf_counter),
     ]
     return [
-        row(f"{kind}; {way}", *maps, threads, clock)
-        for way, threads, clock in ways
+        row(f"{kind}; {way}", *maps, count, clock)
+        for way, count, clock in ways
         for kind, maps in kinds.items()
     ]
 

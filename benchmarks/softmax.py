@@ -9,6 +9,7 @@ import statistics
 import time
 
 import torch
+from benchmarks._timing import one_thread
 
 from faultlines.estimators.softmax import softmax_jacobian_norm
 
@@ -42,9 +43,7 @@ def run() -> list[dict]:
     while count * N * N * 8 > DENSE_BYTES:
         count //= 2
     p, everything = rows(count), rows(FULL_ROWS)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         softmax_jacobian_norm(p)  # warm up
         ours, full, peer, error = [], [], [], 0.0
         for _ in range(ROUNDS):
@@ -54,8 +53,6 @@ def run() -> list[dict]:
             peer.append(seconds)
             full.append(timed(softmax_jacobian_norm, everything)[0])
             error = max(error, float((exact - dense).abs().max()))
-    finally:
-        torch.set_num_threads(threads)
     ratio = statistics.median(b / a for a, b in zip(ours, peer, strict=True))
     whole = statistics.median(full)
     return [
