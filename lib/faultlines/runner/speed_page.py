@@ -21,7 +21,7 @@ def speed_page(project: Project) -> str:
         rows = [_row(row) for row in found["rows"]]
         day = found["measured"][:10]
         head = f"**{found['title']}** (`benchmarks.{name}`, {day}, {found['machine']})"
-        blocks.append(f"{head}\n\n{list_table(COLUMNS, rows, style='fl-table fl-speed')}")
+        blocks.append(f"{head}\n\n{list_table(COLUMNS, rows, style='fl-table')}")
     return "\n\n".join(blocks) + "\n"
 
 
