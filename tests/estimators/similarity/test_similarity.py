@@ -23,7 +23,7 @@ from faultlines.estimators.similarity import (
     topk_intersection,
 )
 from faultlines.estimators.similarity.kendall import inversions
-from faultlines.estimators.similarity.sorting import average_ranks, order_codes, tied_pairs
+from faultlines.estimators.similarity.sorting import FINITE, average_ranks, order_codes, tied_pairs
 
 RANKED = [(kendall_tau, stats.kendalltau), (spearman, stats.spearmanr)]
 PAIRWISE = [
@@ -106,14 +106,6 @@ def test_kendall_tau_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(kendall_tau(a, b), whole)
 
 
-def test_kendall_tau_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = pair("ties in both", 30, torch.float32)
-    alone = kendall_tau(a, b)
-    monkeypatch.setattr("faultlines.estimators.similarity.kendall.CHUNK", 61)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(kendall_tau(a, b), alone)
-
-
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130, 300])
 def test_inversions_by_every_pair(n: int) -> None:
     order = noise(4, n).argsort(dim=1).numpy()
@@ -130,11 +122,35 @@ def test_order_codes_keep_order_and_ties() -> None:
         assert np.array_equal(np.sign(np.diff(codes)), x.diff().sign().numpy())
 
 
+def test_order_codes_tell_what_is_finite() -> None:
+    largest = torch.finfo(torch.float32).max
+    values = torch.tensor([[-torch.inf, -torch.nan, torch.nan, torch.inf, -largest, largest, -0.0]])
+    for x in (values, values.double()):
+        codes = order_codes(x)
+        assert np.array_equal((codes >= FINITE[0]) & (codes <= FINITE[1]), x.isfinite().numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+def test_kendall_tau_is_nan_where_an_entry_is_not_finite(value: float, dtype: torch.dtype) -> None:
+    a, b = noise(3, 70).to(dtype), noise(3, 70).to(dtype).flip(1)
+    whole = kendall_tau(a, b)
+    for maps in (a, b):
+        spoilt = maps[1, 40].clone()
+        maps[1, 40] = value
+        assert kendall_tau(a, b)[[0, 2]].equal(whole[[0, 2]])
+        assert kendall_tau(a, b)[1].isnan()
+        maps[1, 40] = spoilt
+
+
 def test_ranks_and_ties() -> None:
     x = torch.tensor([[2.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
     assert torch.equal(average_ranks(x), torch.from_numpy(stats.rankdata(x.numpy(), axis=1)))
     same = x.sort(dim=1).values.diff() == 0
-    assert tied_pairs(same.numpy()).tolist() == [3, 0, 2]
+    for border in (True, False):  # a row's first entry has no predecessor, whatever is said of it
+        flat = torch.nn.functional.pad(same, (1, 0), value=border).flatten()[1:]
+        assert tied_pairs(flat.numpy(), 4).tolist() == [3, 0, 2]
+    assert tied_pairs(np.zeros(11, dtype=bool), 4).tolist() == [0, 0, 0]
 
 
 def test_topk_is_the_intersection_of_sets() -> None:

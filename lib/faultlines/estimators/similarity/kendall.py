@@ -3,24 +3,23 @@ r"""Kendall's tau-b of many pairs of maps at once, by sorting rows.
 Sorted by $a$, and within ties by $b$, the discordant pairs are the inversions of the sequence of $b$. Both sorts
 are of whole rows of 64 bits that carry the companion in their low half. Inversions are counted in runs that double in
 length: inside short runs directly, and between two neighbouring runs as Mann and Whitney's U, the rank sum of
-the left one, which again is a sort. All of it is numpy on the CPU, whose sorts are vectorised and whose calls cost
-little, so that few maps at a time, which stay in the cache, are work enough for one.
+the left one, which again is a sort. All of it is numpy on one core, whose sorts are vectorised and whose calls cost
+little, so that few maps at a time, which stay in the cache, are work enough for one. A second thread gains nothing:
+it waits for the interpreter between calls.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt64
 from torch import Tensor
 
 from faultlines.estimators.similarity.checks import Maps, flat_pair
-from faultlines.estimators.similarity.sorting import order_codes, tied_pairs
+from faultlines.estimators.similarity.sorting import FINITE, order_codes, tied_pairs
 
 RUN = 64  # at most so many entries are compared directly; fewer than 128, as counts are int8
-CHUNK = 2**18  # entries at a time, which stay in the cache
+CHUNK = 2**17  # entries at a time, which stay in the cache
 
 
 def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
@@ -48,47 +47,47 @@ def kendall_tau(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
         tensor([0.6667, 1.0000,    nan])
     """
     wide = torch.float64 if a.dtype == torch.float64 else torch.float32  # numpy has no bfloat16
-    rows = [x.detach().to("cpu", wide) for x in flat_pair(a, b, least=2)]
+    rows = [x.detach().to("cpu", wide).contiguous() for x in flat_pair(a, b, least=2)]
     chunks = [x.split(max(1, CHUNK // x.shape[1])) for x in rows]
-    threads = min(torch.get_num_threads(), len(chunks[0]))
-    if threads == 1:
-        parts = list(map(_tau, *chunks))
-    else:  # inside its calls numpy lets other threads run
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(_tau, *chunks))
-    return torch.from_numpy(np.concatenate(parts)).to(a)
+    return torch.from_numpy(np.concatenate(list(map(_tau, *chunks)))).to(a)
 
 
 def _tau(a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]) -> Float[np.ndarray, " batch"]:
     """Return tau-b in float64, NaN for rows that are constant or not finite."""
-    # the sorts are of 64 bits, the rest of 16
-    chunks = [x.split(max(1, CHUNK // 2 // x.shape[1])) for x in (a, b)]
-    order, untied, spread = (np.concatenate(part) for part in zip(*map(_sorted, *chunks), strict=True))
-    difference = untied - 2 * inversions(order)
-    return np.divide(difference, spread, out=np.full(len(a), np.nan), where=spread > 0).clip(-1, 1)
-
-
-def _sorted(
-    a: Float[Tensor, "batch n"], b: Float[Tensor, "batch n"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the positions in the order of b, of rows sorted by a; the pairs tied in neither; the denominator or 0."""
     n = a.shape[1]
+    everything = n * (n - 1) // 2
     pairs = order_codes(a).astype(np.uint64)  # a's code above and b's below
     pairs <<= np.uint64(32)
     pairs |= order_codes(b)
     pairs.sort(axis=-1)
-    step = pairs[:, 1:] ^ pairs[:, :-1]
-    ties_a, ties_both = tied_pairs(step < 2**32), tied_pairs(step == 0)
+    finite = ends_finite(pairs)
+    step = steps(pairs)
+    ties_a = tied_pairs(step < 2**32, n)
+    ties_both = tied_pairs(step == 0, n) if ties_a.any() else ties_a
     # from here b above and the position below, in place: new memory of this size costs more than the arithmetic
     pairs <<= np.uint64(32)
     pairs |= np.arange(n, dtype=np.uint64)
     pairs.sort(axis=-1)
-    ties_b = tied_pairs(np.bitwise_xor(pairs[:, 1:], pairs[:, :-1], out=step) < 2**32)
-    everything = n * (n - 1) // 2
-    spread = np.sqrt(everything - ties_a) * np.sqrt(everything - ties_b)
-    finite = np.isfinite(a.numpy()).all(axis=1) & np.isfinite(b.numpy()).all(axis=1)
+    finite &= ends_finite(pairs)
+    ties_b = tied_pairs(steps(pairs, out=step) < 2**32, n)
     order = pairs.astype(np.int16 if n < 2**13 else np.int32)
-    return order, everything - ties_a - ties_b + ties_both, spread * finite
+    difference = everything - ties_a - ties_b + ties_both - 2 * inversions(order)
+    spread = np.sqrt(everything - ties_a) * np.sqrt(everything - ties_b) * finite
+    return np.divide(difference, spread, out=np.full(len(a), np.nan), where=spread > 0).clip(-1, 1)
+
+
+def ends_finite(ascending: UInt64[np.ndarray, "batch n"]) -> Bool[np.ndarray, " batch"]:
+    """Return of which sorted rows all codes above are of finite numbers, which the first and the last tell."""
+    least, most = ascending[:, 0] >> np.uint64(32), ascending[:, -1] >> np.uint64(32)
+    return (least >= FINITE[0]) & (most <= FINITE[1])
+
+
+def steps(
+    ascending: UInt64[np.ndarray, "batch n"], out: np.ndarray | None = None
+) -> UInt64[np.ndarray, " gap"]:
+    """Return in which bits entries differ from their predecessor, row after row without a break, `[batch * n - 1]`."""
+    flat = ascending.reshape(-1)  # row by row the loop would take longer than its work
+    return np.bitwise_xor(flat[1:], flat[:-1], out=out)
 
 
 def inversions(order: Int[np.ndarray, "batch n"]) -> Int[np.ndarray, " batch"]:
