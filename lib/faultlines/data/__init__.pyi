@@ -5,6 +5,8 @@ from .captions import captioned_images as captioned_images
 from .captions import prompts as prompts
 from .catalogue import KNOWN as KNOWN
 from .catalogue import KnownSet as KnownSet
+from .cue import class_cue as class_cue
+from .cue import other_class as other_class
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite

@@ -1,8 +1,10 @@
 from .accuracy_curve import AccuracyCurve as AccuracyCurve
 from .accuracy_curve import accuracy_curve as accuracy_curve
+from .agreement import rank_agreement as rank_agreement
 from .attack_success import AttackSuccess as AttackSuccess
 from .attack_success import attack_success as attack_success
 from .correlation import rank_correlation as rank_correlation
+from .everywhere import largest_effect as largest_effect
 from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import use_style as use_style

@@ -58,6 +58,11 @@ from .one_dimension import fit_lines as fit_lines
 from .optimizer import decays as decays
 from .outcomes import Outcomes as Outcomes
 from .outcomes import attack_outcomes as attack_outcomes
+from .probe_study import ProbeStudy as ProbeStudy
+from .probes import PROBES as PROBES
+from .probes import Moved as Moved
+from .probes import ProbeBudget as ProbeBudget
+from .probes import cue_followed as cue_followed
 from .profile import accuracy_profile as accuracy_profile
 from .profile import attention_records as attention_records
 from .profile import steepness_profile as steepness_profile
