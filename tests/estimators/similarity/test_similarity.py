@@ -250,6 +250,24 @@ def test_constant_and_zero_maps() -> None:
 
 
 @pytest.mark.parametrize("measure", PAIRWISE)
+def test_layout_autograd_and_batch_size_do_not_matter(measure) -> None:
+    a, b = (noise(9, 14, 12, seed=s, dtype=torch.float32).round(decimals=1) for s in (0, 1))
+    kept = a.clone()
+    expected = measure(a, b)
+    one_by_one = torch.cat([measure(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
+    torch.testing.assert_close(one_by_one, expected)
+    strided = (a.permute(2, 0, 1).contiguous().permute(1, 2, 0), b.mT.contiguous().mT)
+    assert not any(m.is_contiguous() for m in strided)
+    torch.testing.assert_close(measure(*strided), expected)
+    torch.testing.assert_close(measure(a[:1].expand(9, -1, -1), b), measure(a[:1].repeat(9, 1, 1), b))
+    torch.testing.assert_close(measure(a.clone().requires_grad_(), b).detach(), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(measure(a, b), expected)
+    assert measure(a[:0], b[:0]).shape == (0,)
+    assert torch.equal(a, kept)
+
+
+@pytest.mark.parametrize("measure", PAIRWISE)
 def test_an_entry_that_is_not_finite_makes_its_own_pair_undefined(measure) -> None:
     a, b = noise(4, 5, 5), noise(4, 5, 5, seed=1)
     clean = measure(a, b)
