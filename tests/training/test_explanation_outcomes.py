@@ -92,5 +92,7 @@ def test_common_images_are_right_for_all():
     assert common_correct([Constant(0)], x, y, limit=2).tolist() == [0, 2]
     with pytest.raises(ValueError, match="no sample of 5 is classified right by all of the 2 networks"):
         common_correct([Constant(0), Constant(1)], x, y, limit=2)
+    with pytest.raises(ValueError, match="limit=-1 must be at least 1"):
+        common_correct([Constant(0)], x, y, limit=-1)
     with pytest.raises(ValueError, match="networks is empty"):
         common_correct([], x, y, limit=2)

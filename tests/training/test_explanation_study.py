@@ -68,6 +68,14 @@ def test_traits_are_those_of_the_network(study):
     train = (torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 2)
     alone = network_traits(study.networks["wide", 2], train, study.test, study.explained)
     assert study.traits("wide", train, attrgetter("sharpness"))[1] == pytest.approx(alone.sharpness)
+    other = (train[0].flip(0), train[1])
+    of_other = network_traits(study.networks["wide", 2], other, study.test, study.explained)
+    assert of_other.sharpness != pytest.approx(alone.sharpness)
+    assert study.traits("wide", other, attrgetter("sharpness"))[1] == pytest.approx(of_other.sharpness)
+    measured = len(study._traits)
+    again = (train[0].clone(), train[1].clone())
+    assert study.traits("wide", again, attrgetter("sharpness"))[1] == pytest.approx(alone.sharpness)
+    assert len(study._traits) == measured
 
 
 @pytest.mark.parametrize(
@@ -76,3 +84,20 @@ def test_traits_are_those_of_the_network(study):
 def test_what_the_study_does_not_have_is_named(study, which, message):
     with pytest.raises(ValueError, match=message):
         study.values("wide", *which)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": "l2"}, "measure='l2'"),
+        ({"measure": "score", "noise": True}, "measure='score'"),
+        ({"seeds": [0, 7]}, r"seeds=\[7\]"),
+    ],
+)
+def test_measures_and_seeds_it_does_not_have_are_named(study, options, message):
+    with pytest.raises(ValueError, match=message):
+        study.values("wide", **options)
+
+
+def test_a_setting_without_a_network_has_no_seeds(study):
+    assert study.seeds("other") == study.seeds() == []

@@ -75,6 +75,10 @@ def test_a_step_too_large_is_nan_and_no_error():
         ({"steps": 0}, "steps=0"),
         ({"width": True}, "width=True"),
         ({"radius": 0.0}, r"radius=0\.0"),
+        ({"radius": 3.0}, r"radius=3\.0"),
+        ({"radius": float("nan")}, "radius=nan"),
+        ({"noise": float("nan")}, "noise=nan"),
+        ({"noise": -1.0}, r"noise=-1\.0"),
     ],
 )
 def test_bad_settings_are_named(change, message):

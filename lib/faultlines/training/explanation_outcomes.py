@@ -137,10 +137,12 @@ def common_correct(
     """Return the first `limit` samples that every network classifies right, so that all are judged on the same ones.
 
     Raises:
-        ValueError: If there is no network, or none is right for all of them.
+        ValueError: If there is no network, `limit` is below 1, or no sample is classified right by all.
     """
     if not networks:
         raise ValueError("networks is empty; there is no one to be right")
+    if limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
     right = torch.stack([network(x).argmax(dim=1) == y for network in networks]).all(dim=0)
     chosen = right.nonzero().flatten()[:limit]
     if not len(chosen):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -84,11 +85,12 @@ class ExplanationStudy:
         self.explained = (x[chosen], y[chosen])
         self._outcomes: dict[tuple, ExplanationOutcome] = {}
         self._traits: dict[tuple, NetworkTraits] = {}
+        self._trained: list[tuple[Tensor, Tensor]] = []  # the samples that traits were measured on
 
     def seeds(self, *settings: Hashable) -> list[int]:
-        """Return the seeds that have a network of every one of these settings."""
+        """Return the seeds that have a network of every one of these settings; no seed has one of an unknown one."""
         found = [{seed for own, seed in self.networks if own == setting} for setting in settings]
-        return sorted(set.intersection(*found))
+        return sorted(set.intersection(*found)) if found else []
 
     def outcome(self, setting: Hashable, seed: int, method: str, criterion: str) -> ExplanationOutcome:
         """Return what one attack does to one network; attacked once.
@@ -127,14 +129,21 @@ class ExplanationStudy:
             setting: Which networks.
             method: Which explanation.
             criterion: Which attack.
-            measure: Which likeness; see `explanation_likeness`. `"score"` is the attack's own.
+            measure: Which likeness; see `explanation_likeness`. `"score"` is the attack's own, which noise has not.
             noise: Whether to take the worst of the random points instead.
             seeds: Which seeds, in this order; all of the setting by default.
+
+        Raises:
+            ValueError: If method, criterion, measure or a seed is not one of the study's.
         """
+        if unknown := sorted(set(seeds or []) - set(self.seeds(setting))):
+            raise ValueError(f"seeds={unknown} have no network of {setting!r}; it has {self.seeds(setting)}")
         found = []
         for seed in self.seeds(setting) if seeds is None else seeds:
             outcome = self.outcome(setting, seed, method, criterion)
             of_images = outcome.noisy if noise else {**outcome.attacked, "score": outcome.score}
+            if measure not in of_images:
+                raise ValueError(f"measure={measure!r} is not one of {sorted(of_images)}")
             found.append(float(of_images[measure].mean()))
         return np.array(found)
 
@@ -155,11 +164,19 @@ class ExplanationStudy:
             train: Samples and labels for the sharpness.
             read: Picks the number, `attrgetter("sharpness")`, say.
         """
-        found = []
+        found, samples = [], self._samples(train)
         for seed in self.seeds(setting):
-            if (setting, seed) not in self._traits:
-                self._traits[setting, seed] = network_traits(
+            if (key := (setting, seed, samples)) not in self._traits:
+                self._traits[key] = network_traits(
                     self.networks[setting, seed], train, self.test, self.explained, beta=self.budget.beta
                 )
-            found.append(read(self._traits[setting, seed]))
+            found.append(read(self._traits[key]))
         return np.array(found)
+
+    def _samples(self, train: tuple[Tensor, Tensor]) -> int:
+        """Return the number under which these samples are known, by their values."""
+        for number, known in enumerate(self._trained):
+            if all(torch.equal(own, given) for own, given in zip(known, train, strict=True)):
+                return number
+        self._trained.append(train)
+        return len(self._trained) - 1

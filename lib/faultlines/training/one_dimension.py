@@ -96,9 +96,13 @@ def fit_lines(
     for name, value in (("n", n), ("width", width), ("steps", steps)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    for name, value in (*(("lr", one) for one in lr), ("radius", radius)):
+    for value in lr:
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value!r} must be a positive number")
+            raise ValueError(f"lr={value!r} must be a positive number")
+    if not 1e-3 <= radius <= 2:  # a step of the grid on which it is measured, and its length
+        raise ValueError(f"radius={radius!r} must lie in [0.001, 2]")
+    if not (math.isfinite(noise) and noise >= 0):
+        raise ValueError(f"noise={noise!r} must be a number of at least 0")
     x, y = line_data(seeds, n=n, noise=noise)
     points = torch.stack([x, y], dim=2)
     eta = torch.tensor(list(lr)).repeat_interleave(len(seeds))[:, None]

@@ -510,6 +510,60 @@ def test_relu_without_a_surrogate(cnn, digits):
     ExplanationNoise(SALIENCY, "cosine", eps=0.1)(cnn, x, y)  # follows no gradient
 
 
+RECTIFIERS = {
+    "clamp": lambda z: z.clamp(min=0),
+    "maximum": lambda z: torch.maximum(z, torch.zeros(())),
+    "where": lambda z: torch.where(z > 0, z, 0),
+    "threshold": lambda z: F.threshold(z, 0.0, 0.0),
+    "abs": torch.abs,
+}
+
+
+@pytest.mark.parametrize("beta", [None, 30.0])
+@pytest.mark.parametrize("rectify", RECTIFIERS.values(), ids=RECTIFIERS)
+def test_a_rectifier_that_no_surrogate_replaces_is_not_taken_for_robustness(rectify, beta):
+    torch.manual_seed(0)
+    first, last = nn.Linear(16, 32), nn.Linear(32, 3)
+    x = torch.rand(5, 1, 4, 4)
+
+    def model(z):
+        return last(rectify(first(z.flatten(1))))
+
+    y = model(x).argmax(dim=1)
+    attack = ExplanationPGD(SALIENCY, "spearman", eps=0.3, steps=3, surrogate_beta=beta)
+    with pytest.raises(ValueError, match=r"no slope to follow anywhere.*write it with relu"):
+        attack(model, x, y)
+    assert (
+        attack(lambda z: last(first(z.flatten(1))), x, y).score == 1
+    ).all()  # linear: one map for all points
+
+
+def test_the_class_is_that_of_the_logits_where_probabilities_tie():
+    torch.manual_seed(0)
+    network, x = smooth_cnn().float(), torch.rand(20, 2, 6, 6)
+
+    def faint(z):  # float32's softmax makes one number of what differs here
+        return 1e-8 * network(z)
+
+    before = faint(x).argmax(dim=1)
+    assert (faint(x).softmax(dim=1).argmax(dim=1) != before).any()
+    result = ExplanationPGD(SALIENCY, "spearman", eps=0.3, steps=6)(faint, x, before)
+    assert result.kept.all()
+    assert torch.equal(faint(result.x_adv).argmax(dim=1), before)
+
+
+@pytest.mark.parametrize("criterion", [3, None, object()])
+def test_what_is_no_criterion_is_named(criterion):
+    with pytest.raises(ValueError, match="criterion="):
+        ExplanationPGD(SALIENCY, criterion, eps=0.1)
+
+
+@pytest.mark.parametrize("target", [[1.0, 2.0], torch.arange(3), torch.tensor([torch.nan])])
+def test_a_target_that_is_no_map_is_named(target):
+    with pytest.raises(ValueError, match="target"):
+        TargetMap(target)
+
+
 @pytest.mark.parametrize(
     ("explain", "words"),
     [

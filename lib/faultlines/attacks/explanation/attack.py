@@ -160,9 +160,11 @@ def as_criterion(criterion: str | Criterion) -> Criterion:
     Raises:
         ValueError: If the name is unknown.
     """
-    if not isinstance(criterion, str):
+    if not isinstance(criterion, str) and all(
+        hasattr(criterion, part) for part in ("reference", "loss", "score")
+    ):
         return criterion
-    if criterion not in CRITERIA:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         raise ValueError(
             f"criterion={criterion!r} is not one of {sorted(CRITERIA)}, nor a Criterion such as TopK(k)"
         )

@@ -129,13 +129,17 @@ class TargetMap:
         target: Maps to show, one a sample, `[batch, *]`, or one for all, `[*]`.
 
     Raises:
-        ValueError: If the target is not finite; at the call, if it does not fit the maps.
+        ValueError: If the target is no floating tensor or not finite; at the call, if it does not fit the maps.
     """
 
     target: Float[Tensor, batch * dims]
     name: ClassVar[str] = "target"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.target, Tensor) or not self.target.is_floating_point():
+            raise ValueError(
+                f"target={type(self.target).__name__} must be a floating tensor, [batch, *] or [*]"
+            )
         if not self.target.isfinite().all():
             raise ValueError("target holds values that are not finite")
 

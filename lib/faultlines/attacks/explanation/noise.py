@@ -22,8 +22,8 @@ class ExplanationNoise(ExplanationAttack):
 
     A Gaussian direction is stretched to the sphere: random signs times `eps` in the maximum norm, a uniform direction
     of length `eps` in the Euclidean one; then the pixel box cuts it. Rank measures of a map fall under noise alone,
-    so that an attack's score says something only beside this one. With `draws` as many as the attack's steps both have
-    looked at as many points.
+    so that an attack's score says something only beside this one. With `draws` as many as the attack's steps the attack
+    has looked at one point more, that after its last step.
 
     Args:
         explain: Maps model, samples and classes to maps, as for the attack.

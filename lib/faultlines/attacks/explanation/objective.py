@@ -33,7 +33,7 @@ class ChangedExplanation:
 
     Raises:
         ValueError: If logits or maps are not as stated or not finite, or the map is piecewise constant (or carries no
-            graph) and no surrogate is asked for.
+            graph) and no surrogate is asked for, or none can be had.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class ChangedExplanation:
     ) -> None:
         self.model, self.explain, self.criterion, self.x, self.y = model, explain, criterion, x, y
         self.reject, self.penalty = reject, penalty
-        self.probabilities = checked_logits(model, x, y).softmax(dim=1)
+        logits = checked_logits(model, x, y)
+        # logits that differ in their last digits have one probability: the class is theirs to tell
+        self.probabilities, self.predicted = logits.softmax(dim=1), logits.argmax(dim=1)
         relu = count_relu(model, x[:1])
         self.beta = beta if relu else None
         z = x.detach().requires_grad_()
@@ -60,7 +62,7 @@ class ChangedExplanation:
             bad = (~maps.flatten(1).isfinite().all(dim=1)).nonzero().flatten()[:5].tolist()
             raise ValueError(f"explain returned maps that are not finite for samples {bad}")
         if climbs:
-            self._check_derivative(z, maps, smooth=not relu or beta is not None)
+            self._check_derivative(z, maps, relu, replaced=beta is not None)
         self.clean = maps.detach()
         self.reference = criterion.reference(self.clean)
         self.visits = torch.zeros(len(x), device=x.device)
@@ -73,8 +75,7 @@ class ChangedExplanation:
 
     def kept(self, logits: Tensor, index: Tensor) -> Bool[Tensor, " active"]:
         """Return whether the prediction is the clean one; what is not finite is no prediction."""
-        predicted = self.probabilities[index].argmax(dim=1)
-        return (logits.argmax(dim=1) == predicted) & logits.isfinite().all(dim=1)
+        return (logits.argmax(dim=1) == self.predicted[index]) & logits.isfinite().all(dim=1)
 
     def __call__(
         self, z: Float[Tensor, active * dims], index: Int64[Tensor, " active"]
@@ -108,7 +109,7 @@ class ChangedExplanation:
     def _change(self, logits: Tensor, index: Tensor) -> Float[Tensor, " active"]:
         return (logits.softmax(dim=1) - self.probabilities[index]).square().sum(dim=1)
 
-    def _check_derivative(self, z: Tensor, maps: Tensor, *, smooth: bool) -> None:
+    def _check_derivative(self, z: Tensor, maps: Tensor, relu: int, *, replaced: bool) -> None:
         """Check that the maps depend on `z` in a way that an attack can follow."""
         if not maps.requires_grad:
             if self._input_gradient(z).requires_grad:
@@ -116,9 +117,18 @@ class ChangedExplanation:
                     "explain returned maps that carry no graph; let it differentiate with create_graph=True"
                 )
             return
-        if smooth or not maps.any():
+        if (relu and replaced) or not maps.any():
             return
-        if not derivative(maps, z).any():
+        flat = not derivative(maps, z).any()
+        if not relu:
+            if flat and self._changes(maps):
+                raise ValueError(
+                    "the explanation changes from point to point and has no slope to follow anywhere: model is "
+                    "piecewise linear by an operation that surrogate_beta does not replace (clamp, maximum, where, "
+                    "prelu, abs); write it with relu, and give surrogate_beta (10 to 100, say)"
+                )
+            return
+        if flat:
             raise ValueError(
                 "surrogate_beta=None, and the explanation is piecewise constant: the input gradient of a ReLU network "
                 "has no slope to follow; give surrogate_beta (10 to 100, say) to attack through softplus"
@@ -130,6 +140,13 @@ class ChangedExplanation:
                 "only what else the explanation depends on, and is weaker than one through softplus",
                 stacklevel=5,
             )
+
+    def _changes(self, maps: Tensor) -> bool:
+        """Return whether any map is another one nearby, by more than rounding; that of a linear model is not."""
+        noise = torch.randn(self.x.shape, generator=torch.Generator().manual_seed(0), dtype=self.x.dtype)
+        _, moved = observe(self.model, self.explain, self.x + 0.1 * noise.to(self.x.device), self.y)
+        moved, maps = moved.detach(), maps.detach()
+        return not torch.allclose(moved, maps, rtol=1e-3, atol=1e-6 * float(maps.abs().max()))
 
     def _input_gradient(self, z: Tensor) -> Tensor:
         with torch.enable_grad():
