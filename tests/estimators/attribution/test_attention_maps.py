@@ -120,5 +120,14 @@ def test_bad_input(transformer: ViT, smooth: nn.Module, x: Tensor) -> None:
             method(transformer, x, 5)
     with pytest.raises(ValueError, match=r"layer=3 is not in \[-3, 3\)"):
         raw_attention(transformer, x, layer=3)
+    for layer in (0.5, True, None):
+        with pytest.raises(ValueError, match=f"layer={layer} must be an integer"):
+            raw_attention(transformer, x, layer=layer)
+    for grid in ((-2, -8), (4.0, 4), (16,), (2, 2, 4), (0, 4), 4, "44"):
+        with pytest.raises(ValueError, match=r"grid=.* must be rows and columns of patches, two integers"):
+            raw_attention(transformer, x, grid=grid)
     with pytest.raises(ValueError, match="target is None"):
         gradient_rollout(transformer, x, None)
+    for method in (raw_attention, rollout, gradient_rollout):
+        with pytest.raises(ValueError, match="at least one image"):
+            method(transformer, x[:0], torch.zeros(0, dtype=torch.int64))

@@ -72,6 +72,8 @@ def test_a_pixel_at_the_baseline_gets_nothing(smooth: nn.Module, x: Tensor, targ
         ({"rule": "simpson"}, r"rule='simpson' is not one of \('riemann_middle'"),
         ({"baseline": torch.zeros(3, 8, 8)}, r"baseline has shape \(3, 8, 8\)"),
         ({"baseline": torch.zeros(2, 1, 1, 1, 1, 1)}, r"baseline has shape"),
+        ({"baseline": float("nan")}, r"baseline holds nan; every entry must be finite in torch.float64"),
+        ({"baseline": torch.full((8, 8), -torch.inf)}, r"baseline holds -inf; every entry"),
         ({"chunk": 0}, r"chunk=0 must be"),
     ],
 )

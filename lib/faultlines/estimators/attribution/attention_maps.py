@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from faultlines.attacks.frozen import frozen
 from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
 from faultlines.estimators.attribution.gradient import Images, Model, Target, refuse_fused
+from faultlines.estimators.attribution.mode import derivatives
 from faultlines.models.recorder import record
 
 Query = Literal["cls", "mean"]
@@ -51,10 +52,17 @@ def raw_attention(
     Raises:
         ValueError: If the model records no attention, or an argument is not as stated.
     """
-    maps, _ = _recorded(model, x, target, create_graph)
-    if not -len(maps) <= layer < len(maps):
-        raise ValueError(f"layer={layer!r} is not in [-{len(maps)}, {len(maps)}): the layers of this model")
-    return _patches(maps[layer].mean(dim=1), model, query, grid)
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise ValueError(
+            f"layer={layer!r} must be an integer: layers are counted from the input, the last is -1"
+        )
+    with derivatives(create_graph, x, target) as (x, target):
+        maps, _ = _recorded(model, x, target, create_graph)
+        if not -len(maps) <= layer < len(maps):
+            raise ValueError(
+                f"layer={layer!r} is not in [-{len(maps)}, {len(maps)}): the layers of this model"
+            )
+        return _patches(maps[layer].mean(dim=1), model, query, grid)
 
 
 def rollout(
@@ -88,13 +96,14 @@ def rollout(
     Raises:
         ValueError: If the model records no attention, or an argument is not as stated.
     """
-    maps, _ = _recorded(model, x, target, create_graph)
-    product = None
-    for layer in maps:
-        step = layer.mean(dim=1) + torch.eye(layer.shape[-1], dtype=layer.dtype, device=layer.device)
-        step = step / (step.sum(dim=-1, keepdim=True) if normalise else 2)
-        product = step if product is None else step @ product
-    return _patches(product, model, query, grid)
+    with derivatives(create_graph, x, target) as (x, target):
+        maps, _ = _recorded(model, x, target, create_graph)
+        product = None
+        for layer in maps:
+            step = layer.mean(dim=1) + torch.eye(layer.shape[-1], dtype=layer.dtype, device=layer.device)
+            step = step / (step.sum(dim=-1, keepdim=True) if normalise else 2)
+            product = step if product is None else step @ product
+        return _patches(product, model, query, grid)
 
 
 def gradient_rollout(
@@ -125,16 +134,23 @@ def gradient_rollout(
     Raises:
         ValueError: If the model records no attention, or an argument is not as stated.
     """
-    maps, logit = _recorded(model, x, check_target(target, x), create_graph, gradients=True)
-    slopes = torch.autograd.grad(
-        logit.sum(), maps, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
-    eye = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
-    relevance = eye
-    for layer, slope in zip(maps, slopes, strict=True):
-        relevance = relevance + (slope * layer).clamp_min(0).mean(dim=1) @ relevance
-    relevance = relevance - eye
-    return _patches(relevance if create_graph else relevance.detach(), model, query, grid)
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)  # before the target, which is checked against them
+        maps, logit = _recorded(model, x, check_target(target, x), create_graph, gradients=True)
+        slopes = torch.autograd.grad(
+            logit,
+            maps,
+            torch.ones_like(logit),
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        eye = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
+        relevance = eye
+        for layer, slope in zip(maps, slopes, strict=True):
+            relevance = relevance + (slope * layer).clamp_min(0).mean(dim=1) @ relevance
+        relevance = relevance - eye
+        return _patches(relevance, model, query, grid)
 
 
 def _recorded(
@@ -152,7 +168,7 @@ def _recorded(
         record() as tape,
     ):
         logits = model(x)
-    logit = None if target is None else target_logit(logits, target)
+        logit = None if target is None else target_logit(logits, target)
     maps = tape.maps
     if not maps:
         raise ValueError(
@@ -178,7 +194,11 @@ def _patches(
         raise ValueError(f"query={query!r} is not one of 'cls', 'mean'")
     row = rows[:, 0, 1:] if query == "cls" else rows.mean(dim=1)
     side = math.isqrt(row.shape[1])
-    grid = (side, side) if grid is None else tuple(grid)
+    grid = (side, side) if grid is None else grid
+    if not isinstance(grid, (tuple, list)) or [type(s) for s in grid] != [int, int] or min(grid) < 1:
+        raise ValueError(f"grid={grid!r} must be rows and columns of patches, two integers of at least 1")
     if math.prod(grid) != row.shape[1]:
-        raise ValueError(f"grid={grid} does not hold the {row.shape[1]} patches that query={query!r} leaves")
+        raise ValueError(
+            f"grid={tuple(grid)} does not hold the {row.shape[1]} patches that query={query!r} leaves"
+        )
     return row.unflatten(1, grid)

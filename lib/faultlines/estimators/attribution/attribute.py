@@ -14,6 +14,7 @@ from faultlines.estimators.attribution.grad_cam import grad_cam
 from faultlines.estimators.attribution.gradient import Images, Model, Target, gradient, input_x_gradient
 from faultlines.estimators.attribution.guided import guided_backprop
 from faultlines.estimators.attribution.integrated import integrated_gradients
+from faultlines.estimators.attribution.mode import derivatives
 from faultlines.estimators.attribution.smoothgrad import smoothgrad
 
 
@@ -88,5 +89,6 @@ def attribute(
     if unknown := sorted(set(options) - set(known)):
         taken = sorted(set(known) - {"model", "x", "target", "create_graph"})
         raise ValueError(f"method={method!r} has no option {', '.join(unknown)}; it takes {taken}")
-    found = run(model, x, target, create_graph=create_graph, **options)
-    return pixel_map(found) if method in PIXEL_METHODS else found
+    with derivatives(create_graph):
+        found = run(model, x, target, create_graph=create_graph, **options)
+        return pixel_map(found) if method in PIXEL_METHODS else found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from faultlines.estimators import gradcam
 from faultlines.estimators.attribution.checks import check_images, check_target
 from faultlines.estimators.attribution.gradient import Images, Target
+from faultlines.estimators.attribution.mode import derivatives
 
 
 def grad_cam(
@@ -40,12 +41,15 @@ def grad_cam(
     Raises:
         ValueError: If an argument is not as stated, or the model has no convolution to default to.
     """
-    check_images(x)
-    target = check_target(target, x)
-    if layer is None and not gradcam.pools_linearly(model):
-        convolutions = [p for p in getattr(model, "modules", list)() if isinstance(p, nn.Conv2d)]
-        if not convolutions:
-            raise ValueError(f"layer=None needs a model with an nn.Conv2d; {type(model).__name__} has none")
-        layer = convolutions[-1]
-    options: dict[str, Any] = {"relu": relu, "center": center, "create_graph": create_graph}
-    return gradcam.grad_cam(model, x, target, layer=layer, **options)
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        target = check_target(target, x)
+        if layer is None and not gradcam.pools_linearly(model):
+            convolutions = [p for p in getattr(model, "modules", list)() if isinstance(p, nn.Conv2d)]
+            if not convolutions:
+                raise ValueError(
+                    f"layer=None needs a model with an nn.Conv2d; {type(model).__name__} has none"
+                )
+            layer = convolutions[-1]
+        options: dict[str, Any] = {"relu": relu, "center": center, "create_graph": create_graph}
+        return gradcam.grad_cam(model, x, target, layer=layer, **options)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faultlines.attacks.frozen import frozen
 from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
+from faultlines.estimators.attribution.mode import derivatives
 
 Model = Callable[[Tensor], Tensor]
 Images = Float[Tensor, "batch channel height width"]
@@ -44,8 +45,9 @@ def gradient(model: Model, x: Images, target: Target, *, create_graph: bool = Fa
         >>> torch.equal(e[0], model[1].weight[1].view(1, 2, 2))
         True
     """
-    check_images(x)
-    return logit_gradient(model, x, check_target(target, x), create_graph=create_graph)
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        return logit_gradient(model, x, check_target(target, x), create_graph=create_graph)
 
 
 def input_x_gradient(model: Model, x: Images, target: Target, *, create_graph: bool = False) -> Images:
@@ -53,7 +55,8 @@ def input_x_gradient(model: Model, x: Images, target: Target, *, create_graph: b
 
     Arguments and errors are those of `gradient`.
     """
-    return x * gradient(model, x, target, create_graph=create_graph)
+    with derivatives(create_graph, x, target) as (x, target):
+        return x * gradient(model, x, target, create_graph=create_graph)
 
 
 def logit_gradient(

@@ -9,6 +9,7 @@ from torch import nn
 
 from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
 from faultlines.estimators.attribution.gradient import Images, Target
+from faultlines.estimators.attribution.mode import derivatives
 
 
 def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph: bool = False) -> Images:
@@ -35,12 +36,14 @@ def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph
         raise ValueError(
             f"model {type(model).__name__} has no nn.ReLU module; guided_backprop is defined for networks of them"
         )
-    check_images(x)
-    target = check_target(target, x)
-    with torch.no_grad():
-        target_logit(model(x[:1]), target.amax().view(1))  # captum has no error of its own for a wrong class
     from captum.attr import GuidedBackprop  # it takes a second to import, and no other method needs it
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # captum announces its hooks at every call
-        return GuidedBackprop(model).attribute(x.detach().clone(), target=target)
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        target = check_target(target, x)
+        with torch.no_grad():
+            # captum has no error of its own for a wrong class
+            target_logit(model(x[:1]), target.amax().view(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # captum announces its hooks at every call
+            return GuidedBackprop(model).attribute(x.detach().clone(), target=target)

@@ -10,6 +10,7 @@ from torch import Tensor
 from faultlines.estimators.attribution.averaged import CHUNK, averaged_gradient
 from faultlines.estimators.attribution.checks import check_count, check_images, check_target
 from faultlines.estimators.attribution.gradient import Images, Model, Target
+from faultlines.estimators.attribution.mode import derivatives
 
 RULES = ("riemann_middle", "riemann_right", "gausslegendre")
 
@@ -35,7 +36,7 @@ def integrated_gradients(
         x: Images.
         target: The class of each image, or one for all.
         steps: Number of gradients, $m$.
-        baseline: $x'$, a number or a tensor that fits the images; black by default.
+        baseline: $x'$, a number or a tensor that fits the images, finite; black by default.
         rule: Where on the line the gradients are taken, in captum's names: `"riemann_middle"` at $(k - 1/2)/m$,
             `"riemann_right"` at $k/m$ (the authors' eq. 3), `"gausslegendre"` at the nodes of that quadrature.
         chunk: At most so many images in one forward pass, or one batch where that is more.
@@ -55,24 +56,34 @@ def integrated_gradients(
         >>> torch.allclose(total, (model(x) - model(0 * x))[:, 1], atol=1e-4)
         True
     """
-    check_images(x)
-    target = check_target(target, x)
-    nodes, weights = (torch.as_tensor(a, device=x.device, dtype=x.dtype) for a in _quadrature(rule, steps))
-    start_of_line = torch.as_tensor(baseline, device=x.device, dtype=x.dtype)
-    try:
-        fits = torch.broadcast_shapes(start_of_line.shape, x.shape) == x.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"baseline has shape {tuple(start_of_line.shape)}; it must be a number or fit {tuple(x.shape)}"
+    with derivatives(create_graph, x, target, baseline) as (x, target, baseline):
+        check_images(x)
+        target = check_target(target, x)
+        nodes, weights = (
+            torch.as_tensor(a, device=x.device, dtype=x.dtype) for a in _quadrature(rule, steps)
         )
-    line = x - start_of_line
+        start_of_line = torch.as_tensor(baseline, device=x.device, dtype=x.dtype)
+        try:
+            fits = torch.broadcast_shapes(start_of_line.shape, x.shape) == x.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"baseline has shape {tuple(start_of_line.shape)}; it must be a number or fit {tuple(x.shape)}"
+            )
+        if not start_of_line.isfinite().all():
+            entry = start_of_line[~start_of_line.isfinite()][0].item()
+            raise ValueError(
+                f"baseline holds {entry}; every entry must be finite in {x.dtype}, or the map is not"
+            )
+        line = x - start_of_line
 
-    def points(start: int, stop: int) -> Tensor:
-        return start_of_line + nodes[start:stop].view(-1, 1, 1, 1, 1) * line
+        def points(start: int, stop: int) -> Tensor:
+            return start_of_line + nodes[start:stop].view(-1, 1, 1, 1, 1) * line
 
-    return line * averaged_gradient(model, x, target, points, weights, create_graph=create_graph, chunk=chunk)
+        return line * averaged_gradient(
+            model, x, target, points, weights, create_graph=create_graph, chunk=chunk
+        )
 
 
 def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from faultlines.estimators.attribution.averaged import CHUNK, averaged_gradient
 from faultlines.estimators.attribution.checks import check_count, check_images, check_target
 from faultlines.estimators.attribution.gradient import Images, Model, Target
+from faultlines.estimators.attribution.mode import derivatives
 
 
 def smoothgrad(
@@ -45,17 +46,18 @@ def smoothgrad(
     Raises:
         ValueError: If an argument is not as stated.
     """
-    check_images(x)
-    target = check_target(target, x)
-    check_count(samples, "samples")
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma={sigma!r} must be a finite number, at least 0 (pixels run from 0 to 1)")
-    if generator is None:
-        generator = torch.Generator(x.device).manual_seed(0)
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        target = check_target(target, x)
+        check_count(samples, "samples")
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma={sigma!r} must be a finite number, at least 0 (pixels run from 0 to 1)")
+        if generator is None:
+            generator = torch.Generator(x.device).manual_seed(0)
 
-    def points(start: int, stop: int) -> Tensor:
-        noise = torch.randn((stop - start, *x.shape), generator=generator, device=x.device, dtype=x.dtype)
-        return x + sigma * noise
+        def points(start: int, stop: int) -> Tensor:
+            noise = torch.randn((stop - start, *x.shape), generator=generator, device=x.device, dtype=x.dtype)
+            return x + sigma * noise
 
-    weights = x.new_full((samples,), 1 / samples)
-    return averaged_gradient(model, x, target, points, weights, create_graph=create_graph, chunk=chunk)
+        weights = x.new_full((samples,), 1 / samples)
+        return averaged_gradient(model, x, target, points, weights, create_graph=create_graph, chunk=chunk)
