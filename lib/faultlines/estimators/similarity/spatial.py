@@ -37,17 +37,27 @@ def ssim(a: PixelMaps, b: PixelMaps, *, data_range: float | None = None) -> Floa
     if data_range is None:
         both = torch.cat([rows_a, rows_b], dim=1).double()
         span = both.amax(dim=1) - both.amin(dim=1)
-        span = torch.where(span > 0, span, 1)  # equal constant maps: any range gives 1
+        # equal constant maps: any range gives 1, and with this one no square overflows
+        span = torch.where(span > 0, span, both.abs().amax(dim=1))
+        span = torch.where(span > 0, span, 1)
     elif data_range > 0:
         span = torch.full((len(a),), float(data_range), dtype=torch.float64, device=a.device)
     else:
         raise ValueError(f"data_range={data_range!r} must be above 0")
-    x, y = (m.double() / span[:, None, None] for m in (a, b))
+    offset_a, offset_b = (_offset(rows.double(), span) for rows in (rows_a, rows_b))
+    x, y = (
+        (m.double() - off[:, None, None]) / span[:, None, None] for m, off in ((a, offset_a), (b, offset_b))
+    )
     mean_x, mean_y, xx, yy, xy = _window_means(torch.stack([x, y, x * x, y * y, x * y], dim=1)).unbind(dim=1)
     var_x, var_y = ((s - m * m).clamp_min(0) for s, m in ((xx, mean_x), (yy, mean_y)))
+    # Cauchy and Schwarz hold up to rounding only, which is all there is where both variances are next to nothing
+    most = (var_x + var_y) / 2
+    covariance = torch.minimum(torch.maximum(xy - mean_x * mean_y, -most), most)
+    structure = (2 * covariance + 0.03**2) / (var_x + var_y + 0.03**2)
+    mean_x, mean_y = (m + (off / span)[:, None, None] for m, off in ((mean_x, offset_a), (mean_y, offset_b)))
     light = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    structure = (2 * (xy - mean_x * mean_y) + 0.03**2) / (var_x + var_y + 0.03**2)
-    return where_defined((light * structure).mean(dim=(1, 2)).to(a.dtype), defined)
+    value = (light * structure).mean(dim=(1, 2)).clamp(-1, 1)
+    return where_defined(value.to(a.dtype), defined)
 
 
 def mass_center_shift(a: PixelMaps, b: PixelMaps) -> Float[Tensor, " batch"]:
@@ -83,6 +93,15 @@ def _flat_maps(a: PixelMaps, b: PixelMaps) -> tuple[Tensor, Tensor]:
     if a.ndim != 3:
         raise ValueError(f"a and b have shape {tuple(a.shape)}; [batch, height, width] is needed")
     return rows
+
+
+def _offset(rows: Float[Tensor, "batch n"], span: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return the entry next to 0 of each map where it lies further than `span` from it, and 0 elsewhere.
+
+    Variances do not see what is subtracted, but the square of a large offset would leave nothing of them.
+    """
+    nearest = torch.where(rows.amin(dim=1) > 0, rows.amin(dim=1), rows.amax(dim=1).clamp_max(0))
+    return torch.where(nearest.abs() > span, nearest, 0)
 
 
 def _window_means(maps: Float[Tensor, "batch kind height width"]) -> Tensor:
