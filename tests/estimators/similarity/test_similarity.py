@@ -153,6 +153,15 @@ def test_ranks_and_ties() -> None:
     assert tied_pairs(np.zeros(11, dtype=bool), 4).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_ranked(dtype: torch.dtype) -> None:
+    a, b = noise(4, 50).to(dtype), noise(4, 50, seed=1).to(dtype)
+    for measure in (kendall_tau, spearman):
+        found = measure(a, b)
+        assert found.dtype == dtype
+        assert torch.equal(found, measure(a.double(), b.double()).to(dtype))
+
+
 def test_topk_is_the_intersection_of_sets() -> None:
     a, b = noise(5, 6, 7), noise(5, 6, 7, seed=1)
     for k in (1, 10, 42):
@@ -169,6 +178,19 @@ def test_topk_shares_tied_places_out() -> None:
     constant = torch.ones(1, 5)
     assert topk_intersection(constant, b, 2).item() == pytest.approx(2 / 5)
     assert topk_intersection(constant, 0 * constant, 2).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_topk_is_a_share_in_every_dtype(dtype: torch.dtype) -> None:
+    a = noise(20, 784).to(dtype)
+    tied = a.float().round(decimals=1).to(dtype)
+    for k in (3, 100, 300, 783):
+        for maps in (a, tied):
+            own = topk_intersection(maps, maps, k)
+            assert (own <= 1).all() and (own >= 1 - 1e-15).all()
+        found = topk_intersection(a, tied, k)
+        exact = topk_intersection(a.double(), tied.double(), k)
+        assert found.dtype == dtype and torch.equal(found, exact.to(dtype))
 
 
 @pytest.mark.parametrize("k", [0, 13, -1, 2.0, True])

@@ -29,6 +29,8 @@ def average_ranks(x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         tensor([[2.5000, 1.0000, 2.5000, 4.0000]], dtype=torch.float64)
     """
     x = x.detach().contiguous()
+    if x.dtype in (torch.bfloat16, torch.float16):  # numpy has no bfloat16; float32 holds both exactly
+        x = x.float()
     ascending = sort_rows_(x.clone())
     below, up_to = (torch.searchsorted(ascending, x, right=right) for right in (False, True))
     return (below + up_to + 1).double() / 2
