@@ -102,6 +102,15 @@ def test_relative_curvature_does_not_see_the_scale_of_the_logits():
     torch.testing.assert_close(ten.norm, 10 * one.norm, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e12, 1e25])
+def test_relative_curvature_in_float32_far_from_1(scale):
+    model, (x, y) = mlp().float(), images()
+    x = x.float()
+    one, far = input_curvature(model, x, y), input_curvature(lambda x: scale * model(x), x, y)
+    assert far.gradient.isfinite().all() and (far.gradient > 0).all()
+    torch.testing.assert_close(far.relative, one.relative, rtol=2e-3, atol=0)
+
+
 def test_defined_values_without_curvature_or_gradient():
     x, y = images()
     relu = input_curvature(mlp(activation="relu"), x, y)
@@ -160,6 +169,42 @@ def test_the_layer_hessian_is_the_dense_one_and_the_bound_is_met_with_equality_b
     torch.testing.assert_close(tight.gradient, tight.gradient_bound)
 
 
+@pytest.mark.parametrize("mixing", [nn.BatchNorm1d(6), nn.Dropout(0.3)])
+def test_training_mode_is_refused_and_moves_no_statistics(mixing):
+    x, y = images()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), mixing, nn.Softplus(), nn.Linear(6, 3))
+    model = model.double().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calls = (
+        lambda: input_curvature(model, x, y),
+        lambda: input_laplacian(model, x, y),
+        lambda: curvature_link(model, x, y, first=model[1]),
+        lambda: curvature_link(model, x, y, first=model[1], network=True),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"2 \(\w+\) is in training mode; call model.eval\(\) first"):
+            call()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.eval()
+    for call in calls:
+        call()
+
+
+def test_a_frozen_first_layer_has_no_bound_over_the_network():
+    model, (x, y) = mlp(), images(2)
+    free = curvature_link(model, x, y, first=model.first, network=True)
+    model.first.weight.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"first.weight has requires_grad=False, .* first.requires_grad_\(\)"
+    ):
+        curvature_link(model, x, y, first=model.first, network=True)
+    torch.testing.assert_close(curvature_link(model, x, y, first=model.first).layer_bound, free.layer_bound)
+    model.first.weight.requires_grad_()
+    model.head.requires_grad_(False)  # the first layer's block is in the Hessian still
+    part = curvature_link(model, x, y, first=model.first, network=True)
+    assert (part.layer_bound <= part.network_bound * (1 + 1e-3)).all()
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -186,6 +231,13 @@ def test_bad_arguments_are_named():
         (lambda: input_curvature(lambda x: model(x)[:, 0], x, y), r"returns shape \(5,\)"),
         (lambda: input_curvature(model, x, y, steps=0), "steps=0"),
         (lambda: input_laplacian(model, x, y, probes=0), "probes=0"),
+        (lambda: input_curvature(model, x, y, steps=2.5), "steps=2.5 must be an integer"),
+        (lambda: input_curvature(model, x, y, chunk_size=2.5), "chunk_size=2.5 must be an integer"),
+        (lambda: input_curvature(model, x.long(), y), "dtype torch.int64; float32 or float64"),
+        (lambda: input_laplacian(model, x.long(), y), "dtype torch.int64; float32 or float64"),
+        (lambda: input_curvature(model, x, y.sum()), "x has 5 samples and y no axis"),
+        (lambda: input_curvature(model, x[:0], y[:0]), r"\(0, 1, 4, 4\) .* at least one sample"),
+        (lambda: curvature_link(model, x[:0], y[:0], first=model.first), "at least one sample"),
         (lambda: curvature_link(cnn(), x, y, first=cnn().convolutions[0][0]), "first is a Conv2d"),
         (lambda: curvature_link(model, x, y, first=nn.Linear(2, 2)), "first ran 0 times"),
         (lambda: curvature_link(t := Twice(), x, y, first=t.first), "first ran 2 times"),

@@ -97,7 +97,7 @@ def test_a_row_that_is_not_finite_is_nan_and_spares_the_others():
     )
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e25, 1e33])
 def test_the_scale_changes_nothing(scale):
     d = torch.linspace(-1, 2, 40)
     found = lanczos(lambda v: scale * d * v, start(2, 40).float(), tol=1e-3)
@@ -120,6 +120,8 @@ def test_bad_arguments_are_named():
         ({"k": 0}, "k=0"),
         ({"k": 6}, "k=6 must lie between 1 and the number of coordinates, 5"),
         ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, "steps=2.5 must be an integer, at least 1"),
+        ({"k": 1.5}, "k=1.5 must lie between 1 and"),
         ({"tol": float("nan")}, "tol=nan"),
         ({"end": "bottom"}, "end='bottom' is not one of"),
     ):

@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.estimators.curvature.checks import check_inputs, check_mode, check_targets
 from faultlines.estimators.curvature.estimate import Estimate, hutchinson
 from faultlines.estimators.curvature.lanczos import lanczos
 from faultlines.estimators.curvature.recording import check_recording
+from faultlines.estimators.krylov import length
 from faultlines.models.recorder import record
 
 Network = Callable[[Tensor], Tensor]
@@ -70,7 +72,8 @@ def input_curvature(
         generator: Source of the starting directions; seeded with 0 by default.
 
     Raises:
-        ValueError: If an argument is out of range, or a target is no logit.
+        ValueError: If an argument is out of range, a target is no logit, or batch normalisation or dropout is in
+            training mode.
 
     Example:
         >>> x = torch.tensor([[1.0, 2.0]])
@@ -79,6 +82,7 @@ def input_curvature(
         >>> round(found.norm.item(), 4), round(found.gradient.item() ** 2, 4)
         (3.0, 37.0)
     """
+    check_inputs(x, y)
     generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
     start = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
     start = start.to(x.device).flatten(1)
@@ -86,7 +90,7 @@ def input_curvature(
     for xb, yb, starts in _chunks(x, y, chunk_size, start):
         gradient, product = input_hessian(model, xb, yb)
         found = lanczos(product, starts, steps=steps, tol=tol, end="magnitude")
-        gradients.append(gradient.norm(dim=1))
+        gradients.append(length(gradient))
         norms.append(found.values[:, 0].abs())
         errors.append(found.errors[:, 0])
         taken = max(taken, found.steps)
@@ -105,7 +109,7 @@ def input_laplacian(
     r"""Estimate $\operatorname{tr} \nabla_x^2 f_y$ of each sample from random signs, with its standard error.
 
     Args:
-        model: Maps a batch to logits, sample by sample.
+        model: Maps a batch to logits, sample by sample (evaluation mode).
         x: Inputs.
         y: The logit of each sample.
         probes: Hessian-vector products a sample.
@@ -116,8 +120,10 @@ def input_laplacian(
         Mean and standard error, `[batch]` each.
 
     Raises:
-        ValueError: If an argument is out of range, or a target is no logit.
+        ValueError: If an argument is out of range, a target is no logit, or batch normalisation or dropout is in
+            training mode.
     """
+    check_inputs(x, y)
     generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
     parts = []
     for xb, yb, like in _chunks(x, y, chunk_size, x.flatten(1)):
@@ -136,10 +142,13 @@ def input_hessian(
     for a fused kernel has no second derivative.
 
     Raises:
-        ValueError: If the model does not return `[batch, classes]`, or a target is no logit.
+        ValueError: If the model does not return `[batch, classes]`, a target is no logit, or batch normalisation or
+            dropout is in training mode.
         RuntimeError: If called under `torch.inference_mode()`.
     """
     check_recording()
+    check_inputs(x, y)
+    check_mode(model)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         with record():
@@ -154,27 +163,6 @@ def input_hessian(
     return gradient.detach().flatten(1), product
 
 
-def check_targets(logits: Tensor, x: Tensor, y: Tensor) -> None:
-    """Refuse targets that are no logits.
-
-    Raises:
-        ValueError: If shapes, dtype or values do not fit.
-    """
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(
-            f"the model returns shape {tuple(logits.shape)} for a batch of {len(x)}; [batch, classes] is needed"
-        )
-    if y.shape != x.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(
-            f"y has shape {tuple(y.shape)} and dtype {y.dtype}; one int64 for each of {len(x)} samples is needed"
-        )
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(
-            f"y holds targets from {low} to {high}; the model's logits are 0 to {logits.shape[1] - 1}"
-        )
-
-
 def _derivative(
     output: Tensor, leaf: Tensor, weights: Tensor | None = None, *, create_graph: bool = False
 ) -> Tensor:
@@ -187,13 +175,6 @@ def _derivative(
 
 
 def _chunks(x: Tensor, y: Tensor, chunk_size: int, rows: Tensor) -> zip:
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size} must be at least 1")
-    if x.ndim < 2 or 0 in x.shape or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"x has shape {tuple(x.shape)} and dtype {x.dtype}; float32 or float64 [batch, ...] with at least one "
-            "sample and one entry is needed"
-        )
-    if len(y) != len(x):
-        raise ValueError(f"x has {len(x)} samples and y {len(y)}")
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size!r} must be an integer, at least 1")
     return zip(*(part.split(chunk_size) for part in (x, y, rows)), strict=True)

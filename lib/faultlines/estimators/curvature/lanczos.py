@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.krylov import length as lengths
 from faultlines.estimators.krylov import normalise, orthogonalise
 
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
@@ -104,7 +105,7 @@ def lanczos(
         w = product(basis[:, m])
         broken = broken | ~w.isfinite().all(dim=1)
         w = torch.where(broken[:, None], 0, w)
-        scale = torch.maximum(scale, w.norm(dim=1))
+        scale = torch.maximum(scale, lengths(w))
         t[:, m, m] = (w * basis[:, m]).sum(dim=1)
         w, beta = normalise(orthogonalise(w, basis), scale)
         last = m + 1 == steps
@@ -145,7 +146,7 @@ def _ritz(
     distance = (theta[:, None, :] - values[:, :, None]).abs() - residuals[:, None, :]  # [batch, k, m]
     distance.scatter_(2, order[:, :, None], torch.inf)  # a value is no neighbour of its own
     gap = distance.amin(dim=2).clamp_min(torch.finfo(t.dtype).tiny)
-    errors = torch.minimum(residual, torch.maximum(residual.square() / gap, _growth(t, values, k, end)))
+    errors = torch.minimum(residual, torch.maximum(residual * (residual / gap), _growth(t, values, k, end)))
     coefficients = s.gather(2, order[:, None, :].expand(-1, s.shape[1], -1))
     return Eigenpairs(
         values,
@@ -166,10 +167,10 @@ def _growth(t: Float[Tensor, "batch m m"], values: Tensor, k: int, end: End) -> 
 
 
 def _check(n: int, k: int, steps: int, tol: float, end: str) -> None:
-    if not 1 <= k <= n:
-        raise ValueError(f"k={k} must lie between 1 and the number of coordinates, {n}")
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
+        raise ValueError(f"k={k!r} must lie between 1 and the number of coordinates, {n}, and be an integer")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps={steps!r} must be an integer, at least 1")
     if not tol >= 0:
         raise ValueError(f"tol={tol} must be at least 0")
     if end not in ("top", "magnitude"):

@@ -20,9 +20,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from faultlines.estimators.curvature.inputs import check_targets, input_hessian
+from faultlines.estimators.curvature.checks import check_inputs, check_mode, check_targets
+from faultlines.estimators.curvature.inputs import input_hessian
 from faultlines.estimators.curvature.lanczos import lanczos
 from faultlines.estimators.curvature.product import HessianProduct
+from faultlines.estimators.curvature.recording import check_recording
+from faultlines.estimators.krylov import length as lengths
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,24 @@ def curvature_link(
         tol: Relative accuracy of the norms. All are approached from below, so a bound is short by as much.
 
     Raises:
-        ValueError: If `first` is no linear layer, did not run once, or ran on more than one row a sample; or a
-            target is no logit.
+        ValueError: If `first` is no linear layer, did not run once, or ran on more than one row a sample; its weight
+            is frozen and `network` asked for, for the Hessian over the other parameters bounds nothing; a target is
+            no logit, there is no sample, or batch normalisation or dropout is in training mode.
+        RuntimeError: If called under `torch.inference_mode()`.
     """
     if not isinstance(first, nn.Linear):
         raise ValueError(
             f"first is a {type(first).__name__}; the inequalities need an nn.Linear, without shared weights"
         )
+    if network and not first.weight.requires_grad:
+        raise ValueError(
+            "first.weight has requires_grad=False, and network=True takes the Hessian over the parameters that "
+            "require a gradient: without this one it bounds nothing; call first.requires_grad_(), or ask for "
+            "network=False"
+        )
+    check_recording()
+    check_inputs(x, y)
+    check_mode(model)
     h, f = _from_layer_input(model, first, x, y)
     shifts = h.new_zeros(len(h), first.out_features)
     options = {"steps": steps, "tol": tol, "end": "magnitude"}
@@ -91,11 +105,11 @@ def curvature_link(
         at = h if at_input else shifts
         gradient, product = input_hessian(f if at_input else lambda s: f(h, s), at, y)
         start = torch.randn(at.shape, generator=generator, device=at.device, dtype=at.dtype)
-        return gradient.norm(dim=1), lanczos(product, start, **options).values[:, 0].abs()
+        return lengths(gradient), lanczos(product, start, **options).values[:, 0].abs()
 
     gradient, hessian = norms(at_input=True)
     u, a = norms(at_input=False)
-    w, length = torch.linalg.matrix_norm(first.weight.detach(), ord=2), h.norm(dim=1)
+    w, length = torch.linalg.matrix_norm(first.weight.detach(), ord=2), lengths(h)
     factor = (w / length).square()
     bound = None
     if network:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.estimators.curvature.checks import check_mode
 from faultlines.estimators.curvature.recording import check_recording
 from faultlines.models.recorder import record
 
@@ -110,9 +111,4 @@ def _check(model: nn.Module, x: Tensor, y: Tensor, chunk_size: int | None) -> No
         raise ValueError(f"x has {len(x)} samples and y {len(y)}; they must be equal and not 0")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1, or None")
-    for name, module in model.named_modules():
-        mixes = isinstance(module, nn.modules.batchnorm._NormBase) or (
-            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        )
-        if module.training and mixes:
-            raise ValueError(f"{name} ({type(module).__name__}) is in training mode; call model.eval() first")
+    check_mode(model)
