@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from faultlines.attacks.explanation import ExplanationPGD, TopK
 from faultlines.estimators.attribution import METHODS, PIXEL_METHODS, attribute
 from faultlines.models import ViT
 
@@ -68,3 +71,10 @@ def test_create_graph_counts_for_more_than_the_callers_mode(name: str, x: Tensor
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert torch.equal(slope(), expected)
+
+
+@pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"])
+def test_an_attack_sees_that_create_graph_was_forgotten(name: str, smooth: nn.Module, x: Tensor) -> None:
+    attack = ExplanationPGD(partial(attribute, method=name), TopK(5), eps=0.1, steps=1)
+    with pytest.raises(ValueError, match="maps that carry no graph"):
+        attack(smooth, x, smooth(x).argmax(dim=1))
