@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from faultlines.reporting import rank_agreement
+from faultlines.reporting import agreement_across, rank_agreement
 
 
 def concordance(scores: np.ndarray) -> float:
@@ -41,3 +41,29 @@ def test_scales_do_not_matter_and_a_constant_judge_agrees_with_none() -> None:
 def test_what_cannot_be_ranked_is_refused(scores: np.ndarray) -> None:
     with pytest.raises(ValueError, match="scores"):
         rank_agreement(scores)
+
+
+def test_across_occasions_only_what_belongs_to_the_items_counts() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.normal(size=(40, 7, 1))  # seen alike by the judges of one occasion
+    judged = chance + 0.3 * rng.normal(size=(40, 7, 3))
+    assert np.mean([rank_agreement(one) for one in judged]) > 0.7
+    assert abs(agreement_across(judged)) < 0.1
+    items = 5 * np.arange(7)[None, :, None]
+    assert agreement_across(judged[:4] + items) > 0.9
+
+
+def test_across_occasions_is_every_pair_by_hand() -> None:
+    t = np.random.default_rng(3).normal(size=(3, 5, 4))
+    pairs = [
+        stats.spearmanr(t[g, :, j], t[h, :, k]).statistic
+        for g in range(3) for h in range(3) for j in range(4) for k in range(4)
+        if g != h and j != k
+    ]  # fmt: skip
+    assert agreement_across(t) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2), (2, 1, 2), (2, 3, 1), (2, 3)])
+def test_one_of_anything_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="scores has shape"):
+        agreement_across(np.zeros(shape))

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from faultlines.attacks import PGD
 from faultlines.data import class_cue
 from faultlines.estimators import loo_influence
-from faultlines.estimators.malleability import flip_rate, most_influential
+from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk import centred_one_hot, match_ridge
 from faultlines.models import ViT
 from faultlines.models.mechanisms import MECHANISMS
-from faultlines.training import ProbeBudget, ProbeStudy, cue_followed, seeded
+from faultlines.training import ProbeBudget, ProbeStudy, cue_moved, seeded
 from faultlines.training.probes import PROBES, influences_flipped
 
 BUDGET = ProbeBudget(eps=0.1, steps=3)
@@ -114,10 +114,12 @@ def test_influences_are_those_of_the_dense_tangent_kernel(attention: str) -> Non
     attacked[index] = attack(model, x[index], y[index], generator=torch.Generator().manual_seed(5)).x_adv
     after = influence(dense_kernel(model, torch.cat([attacked, x_test])))
     found = influences_flipped(model, (x, y), (x_test, y_test), budget, 5)
-    assert found.attack == pytest.approx(flip_rate(before, after, share=0.2).mean().item(), abs=1e-6)
+    flipped = [[float(before[i, t] * after[i, t] < 0) for t in range(4)] for i in index]
+    assert found.attack == pytest.approx(np.mean(flipped), abs=1e-6)
+    assert found.attack > 0
 
 
-def test_a_network_that_reads_only_the_cue_follows_it_and_one_that_does_not_stays() -> None:
+def test_a_network_that_reads_only_the_cue_moves_with_it_and_one_that_does_not_stays() -> None:
     class Corner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             code = x[:, 0, :2, :2].flatten(1) @ torch.tensor([1.0, 2.0, 4.0, 8.0])
@@ -129,11 +131,11 @@ def test_a_network_that_reads_only_the_cue_follows_it_and_one_that_does_not_stay
 
     x, y = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
     marked = class_cue(x, y + 1, side=2)
-    found = cue_followed(Corner(), (x, y), (marked, y), BUDGET, 0, side=2)
+    found = cue_moved(Corner(), (x, y), (marked, y), BUDGET, 0, side=2)
     assert found.attack == 1
     assert found.noise == pytest.approx(2 / 3)  # black is nearest to the first class
     y = Middle()(x).argmax(dim=1)
-    found = cue_followed(Middle(), (x, y), (class_cue(x, y + 1, side=2), y), BUDGET, 0, side=2)
+    found = cue_moved(Middle(), (x, y), (class_cue(x, y + 1, side=2), y), BUDGET, 0, side=2)
     assert (found.attack, found.noise) == (0, 0)
 
 

@@ -1,5 +1,6 @@
 from .accuracy_curve import AccuracyCurve as AccuracyCurve
 from .accuracy_curve import accuracy_curve as accuracy_curve
+from .agreement import agreement_across as agreement_across
 from .agreement import rank_agreement as rank_agreement
 from .attack_success import AttackSuccess as AttackSuccess
 from .attack_success import attack_success as attack_success

@@ -62,7 +62,7 @@ from .probe_study import ProbeStudy as ProbeStudy
 from .probes import PROBES as PROBES
 from .probes import Moved as Moved
 from .probes import ProbeBudget as ProbeBudget
-from .probes import cue_followed as cue_followed
+from .probes import cue_moved as cue_moved
 from .profile import accuracy_profile as accuracy_profile
 from .profile import attention_records as attention_records
 from .profile import steepness_profile as steepness_profile

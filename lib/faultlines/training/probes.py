@@ -1,7 +1,8 @@
 """How far things of one trained classifier move when pixels do: attention, logits, prediction, maps, influences.
 
-One probe for each question that the book's papers ask, all but one in the same ball of pixels, each with noise of the
-same size beside the attack. A larger number has moved further.
+One probe for each question that the book's papers ask, all but one in the same ball of pixels (which the search for
+steep chords does not cut to [0, 1]), each with noise of the same size beside the attack. A larger number has moved
+further.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from faultlines.data.cue import class_cue, other_class
 from faultlines.estimators.attribution.attribute import attribute
 from faultlines.estimators.influence.kernel import loo_influence
 from faultlines.estimators.lipschitz.layers import layer_lipschitz
-from faultlines.estimators.malleability import flip_rate, most_influential
+from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.generic import empirical_ntk
 from faultlines.estimators.ntk.ridge import match_ridge
 from faultlines.estimators.ntk.targets import centred_one_hot
@@ -129,12 +130,13 @@ def map_lost(
 def influences_flipped(
     model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int
 ) -> Moved:
-    """Return the share of the most influential training images whose influence changes sign when they are moved.
+    """Return the share of influences that change sign, of the most influential training images, which are moved.
 
     The network is linearised at its trained weights: kernel ridge regression with its empirical tangent kernel, at the
     ridge that gives the clean kernel the effective dimension of the budget. Influences are leave-one-out, on the
-    score of each test image's class. The most influential images are moved together, by PGD on the network's
-    own loss or by random signs, and the kernel is made again; the weights stay.
+    score of each test image's class. The images of largest mean absolute influence are moved together, by PGD on the
+    network's own loss or by random signs, and the kernel is made again; the weights stay. What is counted is the
+    influence of each of them on each test image; by chance alone half would change.
     """
     (x, y), (x_test, y_test) = train, test
     targets = centred_one_hot(y, model(x[:1]).shape[1])
@@ -149,15 +151,13 @@ def influences_flipped(
     attack = PGD(eps=budget.eps, steps=budget.steps)
     attacked = perturb_training_data(attack, lambda z, _: model(z), x, y, index, generator=_seeded(seed, x))
     noisy = random_sign(x, index, eps=budget.eps, generator=torch.Generator().manual_seed(seed))
+    signs = before[index].sign()
     return Moved(
-        *(
-            flip_rate(before, influence(moved), share=budget.share).mean().item()
-            for moved in (attacked, noisy)
-        )
+        *((influence(moved)[index].sign() != signs).double().mean().item() for moved in (attacked, noisy))
     )
 
 
-def cue_followed(
+def cue_moved(
     model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int, *, side: int
 ) -> Moved:
     """Return the share of test images whose predicted class changes when the cue in the corner names another class.
