@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from faultlines.runner.chapters import Chapter, code_cells, has_tag
 from faultlines.runner.freshness import State
+from faultlines.runner.glued import keep_as_said
 from faultlines.runner.hashing import code_only
 from faultlines.runner.myst import list_table
 from faultlines.runner.store import Result, number_cells
@@ -50,6 +51,7 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
     show_figures_alone(page)
+    keep_as_said(page)
     if prefix:  # a page of another run stands one folder deeper
         relink(page)
     notes = (_stale_note(state), _run_note(state.result, chapter), changes)
