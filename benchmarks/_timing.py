@@ -80,6 +80,32 @@ def row(
     }
 
 
+def faster(
+    name: str, ours: list[float], peer: list[float], *, least: float | None, words: str, also: bool, note: str
+) -> dict:
+    """Return the row of a comparison whose ratio says how many times faster ours is.
+
+    Args:
+        name: What is compared.
+        ours: Our seconds, one a round.
+        peer: The peer's, of the same rounds.
+        least: Least that the ratio may be; None where only `also` is asked.
+        words: The target as it is shown.
+        also: Whether what else is asked came out.
+        note: What the figures were measured on.
+    """
+    measured = ratio(peer, ours)
+    return {
+        "name": name,
+        "ours_s": statistics.median(ours),
+        "peer_s": statistics.median(peer),
+        "ratio": measured,
+        "target": words,
+        "ok": also and (least is None or measured >= least),
+        "note": note,
+    }
+
+
 def show(rows: Iterable[dict]) -> None:
     """Print rows, each once it is there."""
     for found in rows:

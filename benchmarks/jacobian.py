@@ -8,12 +8,11 @@ block at its input. Ten logits need only ten backward passes; that row is shown 
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from benchmarks._timing import one_thread
+from benchmarks._timing import faster, one_thread, show
 
 from faultlines.estimators.lipschitz import jacobian_norm
 from faultlines.models import ViT
@@ -68,17 +67,16 @@ def compare(name: str, f: Callable, x: torch.Tensor, judged: bool) -> dict:
         seconds, exact = timed(dense_norm, f, x, chunk)
         peer.append(seconds)
         error = max(error, float(((exact - norm).abs() / exact).max()))
-    ratio = statistics.median(b / a for a, b in zip(ours, peer, strict=True))
-    return {
-        "name": f"jacobian_norm / full Jacobian + SVD, {name}",
-        "ours_s": statistics.median(ours),
-        "peer_s": statistics.median(peer),
-        "ratio": ratio,
-        "target": f">= {TARGET:g}x faster, relative error <= {TOLERANCE:g}" if judged else "none",
-        "ok": error <= TOLERANCE and (ratio >= TARGET or not judged),
-        "note": f"float32, batch {BATCH}, one thread, random weights (queries and keys x 3), "
+    return faster(
+        f"jacobian_norm / full Jacobian + SVD, {name}",
+        ours,
+        peer,
+        least=TARGET if judged else None,
+        words=f">= {TARGET:g}x faster, relative error <= {TOLERANCE:g}" if judged else "none",
+        also=error <= TOLERANCE,
+        note=f"float32, batch {BATCH}, one thread, random weights (queries and keys x 3), "
         f"relative error {error:.1e}; the peer does {chunk} backward passes at a time, the fastest of {CHUNKS}",
-    }
+    )
 
 
 def run() -> list[dict]:
@@ -87,5 +85,4 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), "", sep="\n")
+    show(run())

@@ -5,10 +5,8 @@ python -m benchmarks.similarity
 
 from __future__ import annotations
 
-import statistics
-
 import torch
-from benchmarks._timing import interleaved, one_thread, ratio, show
+from benchmarks._timing import faster, interleaved, one_thread, show
 from scipy import stats
 
 from faultlines.estimators.similarity import kendall_tau
@@ -27,16 +25,15 @@ def compared(kind: str, a: torch.Tensor, b: torch.Tensor) -> dict:
     cases = {"ours": lambda: kendall_tau(a, b), "loop": lambda: loop(a, b)}
     times = interleaved(cases, ROUNDS)
     error = float((cases["ours"]() - cases["loop"]()).abs().max())
-    faster = ratio(times["loop"], times["ours"])
-    return {
-        "name": f"Kendall's tau / scipy loop, {kind}",
-        "ours_s": statistics.median(times["ours"]),
-        "peer_s": statistics.median(times["loop"]),
-        "ratio": faster,
-        "target": f">= {TARGET:g}x faster, error <= {TOLERANCE:g}",
-        "ok": faster >= TARGET and error <= TOLERANCE,
-        "note": f"{MAPS} pairs of float32 maps of {PIXELS} pixels; largest difference {error:.1e}",
-    }
+    return faster(
+        f"Kendall's tau / scipy loop, {kind}",
+        times["ours"],
+        times["loop"],
+        least=TARGET,
+        words=f">= {TARGET:g}x faster, error <= {TOLERANCE:g}",
+        also=error <= TOLERANCE,
+        note=f"{MAPS} pairs of float32 maps of {PIXELS} pixels; largest difference {error:.1e}",
+    )
 
 
 def run() -> list[dict]:

@@ -9,7 +9,7 @@ import statistics
 import time
 
 import torch
-from benchmarks._timing import one_thread
+from benchmarks._timing import faster, one_thread, show
 
 from faultlines.estimators.softmax import softmax_jacobian_norm
 
@@ -53,23 +53,21 @@ def run() -> list[dict]:
             peer.append(seconds)
             full.append(timed(softmax_jacobian_norm, everything)[0])
             error = max(error, float((exact - dense).abs().max()))
-    ratio = statistics.median(b / a for a, b in zip(ours, peer, strict=True))
     whole = statistics.median(full)
     return [
-        {
-            "name": "softmax_jacobian_norm / torch.linalg.eigvalsh",
-            "ours_s": statistics.median(ours),
-            "peer_s": statistics.median(peer),
-            "ratio": ratio,
-            "target": f">= {TARGET:g}x faster, error <= {TOLERANCE:g}",
-            "ok": ratio >= TARGET and error <= TOLERANCE,
-            "note": f"float64 [{count}, {N}] on one thread, the part of [{FULL_ROWS}, {N}] whose dense matrices "
+        faster(
+            "softmax_jacobian_norm / torch.linalg.eigvalsh",
+            ours,
+            peer,
+            least=TARGET,
+            words=f">= {TARGET:g}x faster, error <= {TOLERANCE:g}",
+            also=error <= TOLERANCE,
+            note=f"float64 [{count}, {N}] on one thread, the part of [{FULL_ROWS}, {N}] whose dense matrices "
             f"fit in {DENSE_BYTES / 2**20:.0f} MiB; largest difference {error:.1e}; all {FULL_ROWS} rows take ours "
             f"{whole:.2f} s",
-        }
+        )
     ]
 
 
 if __name__ == "__main__":
-    for row in run():
-        print(*(f"{key}: {value}" for key, value in row.items()), sep="\n")
+    show(run())
