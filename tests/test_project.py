@@ -14,17 +14,17 @@ import pytest
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
 
-from faultlines.runner.answers import read_answers
-from faultlines.runner.chapters import Chapter, code_cells, has_tag
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.hashing import code_only
-from faultlines.runner.index import index_files
-from faultlines.runner.project import Project
-from faultlines.runner.publish import BEGIN, END, with_scoreboard
-from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import read_board
-from faultlines.runner.task import Task
-from faultlines.runner.toc import toc_pages
+from faultlines.book.answers import read_answers
+from faultlines.book.index import index_files
+from faultlines.book.publish import BEGIN, END, with_scoreboard
+from faultlines.book.scoreboard import read_board
+from faultlines.book.toc import toc_pages
+from faultlines.notebook.chapters import Chapter, code_cells, has_tag
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.hashing import code_only
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
@@ -60,7 +60,7 @@ def test_importing_the_library_does_not_import_torchvision() -> None:
     code = """
 import importlib, sys
 import faultlines
-for name in ("attacks", "data", "estimators", "models", "reporting", "runner", "training"):
+for name in ("attacks", "data", "estimators", "models", "notebook", "reporting", "training"):
     room = importlib.import_module("faultlines." + name)
     for public in room.__all__:
         getattr(room, public)
@@ -75,7 +75,7 @@ assert not found, found[:3]
 def test_importing_a_room_by_name_alone_does_not_import_torch() -> None:
     code = """
 import sys
-import faultlines, faultlines.attacks, faultlines.estimators, faultlines.models, faultlines.runner.cli
+import faultlines, faultlines.attacks, faultlines.estimators, faultlines.models, faultlines.cli.main
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -89,14 +89,17 @@ IMPORTS = {
     "estimators": {"data", "models", "attacks"},
     "training": {"data", "models", "attacks", "estimators"},
     "reporting": set(),
-    "runner": set(),
+    "notebook": set(),
+    "runner": {"notebook", "reporting"},
+    "book": {"notebook", "reporting", "models"},
+    "cli": {"notebook", "runner", "book", "data"},
 }
 
 
 @pytest.mark.parametrize("room", IMPORTS)
 def test_imports_go_one_way(room: str) -> None:
     # the command line and the doctor ask, when called, which data sets are there
-    asks = {"runner": {"cli.py", "doctor.py"}}.get(room, set())
+    asks = {"notebook": {"trained.py"}}.get(room, set())
     for path in (PROJECT.library / room).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             module = node.module if isinstance(node, ast.ImportFrom) else None

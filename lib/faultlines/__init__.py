@@ -8,5 +8,17 @@ import lazy_loader as lazy
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy.attach(
-    __name__, submodules=["attacks", "data", "estimators", "models", "reporting", "runner", "training"]
+    __name__,
+    submodules=[
+        "attacks",
+        "book",
+        "cli",
+        "data",
+        "estimators",
+        "models",
+        "notebook",
+        "reporting",
+        "runner",
+        "training",
+    ],
 )

@@ -1,5 +1,5 @@
 """`python -m faultlines`."""
 
-from faultlines.runner.cli import main
+from faultlines.cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import yaml
 
-from faultlines.runner.sphinx_extension import _configure_buttons
+from faultlines.book.sphinx_extension import _configure_buttons
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))

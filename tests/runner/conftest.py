@@ -9,13 +9,13 @@ import nbformat
 import pytest
 
 import faultlines
-from faultlines.runner.chapters import Chapter, code_cells
-from faultlines.runner.hashing import library_hashes
-from faultlines.runner.project import Project
-from faultlines.runner.provenance import KEY, Provenance
-from faultlines.runner.runs import Runs
-from faultlines.runner.store import write_notebook
-from faultlines.runner.task import Task
+from faultlines.notebook.chapters import Chapter, code_cells
+from faultlines.notebook.hashing import library_hashes
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import KEY, Provenance
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import write_notebook
+from faultlines.notebook.task import Task
 
 LIBRARY = Path(faultlines.__file__).parent
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from faultlines.runner.answers import fill, read_answers
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import read_board
+from faultlines.book.answers import fill, read_answers
+from faultlines.book.scoreboard import read_board
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
 
 
 def test_runs_that_differ_are_told_apart() -> None:

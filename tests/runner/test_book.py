@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from faultlines.runner import book
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
+from faultlines.book import build as book
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_one_build_reads_library_and_results_once(
         return lambda path: read.append(path) or function(path)
 
     module = importlib.import_module(
-        "faultlines.runner.freshness"
+        "faultlines.notebook.freshness"
     )  # the room exports a function of that name
     for name in ("read_result", "library_hashes"):
         monkeypatch.setattr(module, name, counted(getattr(module, name)))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.cli import app
-from faultlines.runner.project import Project
+from faultlines.cli.main import app
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
 
 TOY_LINE = "seeds: int = 5  # paired seeds [2..64]"
 
@@ -93,7 +93,7 @@ def test_a_broken_file_is_one_line(checkout: Project, case: str) -> None:
 def test_outside_a_checkout_the_error_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faultlines.runner import project
+    from faultlines.notebook import project
 
     monkeypatch.setattr(project, "MARKS", ("_toc.yml", "no-such-file"))
     monkeypatch.setenv("FAULTLINES_ROOT", str(tmp_path))
@@ -171,7 +171,7 @@ def test_data_names_its_sets(checkout: Project) -> None:
 
 
 def test_folders_of_pictures_are_data_sets_too(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faultlines.runner.doctor import examine
+    from faultlines.cli.doctor import examine
 
     monkeypatch.setenv("FAULTLINES_DATA", str(checkout.root))
     status, out, _ = call("data", "spawrious")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from faultlines.runner.cluster_page import cluster_page
-from faultlines.runner.project import Project
+from faultlines.book.cluster_page import cluster_page
+from faultlines.notebook.project import Project
 
 FOUND = {
     "measured": "2026-01-02T03:04:05+00:00", "machine": "2 cores", "kernel_s": 1.5, "chapter_s": 20.0, "added_s": 4.0,

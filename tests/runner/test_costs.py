@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from faultlines.runner.costs import COLUMNS, costs_page
-from faultlines.runner.energy import read_counters, spent
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
+from faultlines.book.costs import COLUMNS, costs_page
+from faultlines.notebook.energy import read_counters, spent
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
 
 
 def zone(folder: Path, name: str, count: int) -> None:

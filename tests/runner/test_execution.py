@@ -18,13 +18,13 @@ import psutil
 import pytest
 
 import faultlines
-from faultlines.runner.chapters import Chapter, code_cells
-from faultlines.runner.freshness import Freshness, State
+from faultlines.notebook.chapters import Chapter, code_cells
+from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import read_result
+from faultlines.notebook.task import Task
 from faultlines.runner.pool import threads_each
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.store import read_result
-from faultlines.runner.task import Task
 
 HEAD = """\
 ---

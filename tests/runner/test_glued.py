@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from myst_nb.core.variables import format_plain_text
 
-from faultlines.runner.glued import keep_as_said
+from faultlines.book.glued import keep_as_said
 
 KIND = "application/papermill.record/text/plain"
 SAID = [

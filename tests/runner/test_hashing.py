@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from faultlines.runner.hashing import code_hash, code_only, library_hashes
+from faultlines.notebook.hashing import code_hash, code_only, library_hashes
 
 SAME = {
     "a comment": ("x = 1", "# why\nx = 1  # because\n"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from faultlines.runner.index import Index, index_files, write_index
-from faultlines.runner.project import Project
+from faultlines.book.index import Index, index_files, write_index
+from faultlines.notebook.project import Project
 
 
 def test_the_index_holds_what_is_published_and_fits_its_schema(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.parameters import read_parameters, resolve
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.parameters import read_parameters, resolve
 
 CELL = """\
 seeds: int = 5  # paired seeds [2..64]

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task
 from faultlines.runner import pool
-from faultlines.runner.chapters import Chapter
 from faultlines.runner.outcome import Outcome
 from faultlines.runner.pool import Pool, threads_each, visible_gpus
-from faultlines.runner.project import Project
-from faultlines.runner.task import Task
 
 JOB = """
 import json, os, pathlib, sys, time

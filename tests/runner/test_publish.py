@@ -6,13 +6,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.errors import UsageError
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.project import Project
-from faultlines.runner.publish import BEGIN, END, LARGEST, publish, with_scoreboard
-from faultlines.runner.runs import Runs
-from faultlines.runner.task import Task
+from faultlines.book.publish import BEGIN, END, LARGEST, publish, with_scoreboard
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from faultlines.runner.chapters import Chapter
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.trained import forget, take_up
 from faultlines.runner.flight import jobs_in_flight, open_records, sweeps_so_far
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.project import Project
 from faultlines.runner.record import Record, read_record, recorded
-from faultlines.runner.runs import Runs
-from faultlines.runner.submission import changed_since, code_of
 from faultlines.runner.sweep import Sweep, saved_sweeps
-from faultlines.runner.task import Task
-from faultlines.runner.trained import forget, take_up
 
 
 def test_a_job_tells_how_far_it_is(checkout: Project, toy: Chapter) -> None:

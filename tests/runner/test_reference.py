@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faultlines.runner.reference import PACKAGES, concrete_modules, public_names, write_reference
+from faultlines.book.reference import PACKAGES, concrete_modules, public_names, write_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_there_is_a_page_for_every_package_and_each_is_in_the_table_of_contents(pages: dict[str, str]):
     folders = {p.parent.name for p in (ROOT / "lib" / "faultlines").glob("*/__init__.py")}
-    assert set(PACKAGES) == folders
+    assert set(PACKAGES) == folders - {"runner", "book", "cli"}  # whose door is the command line
     assert set(pages) == {"index", *PACKAGES}
     toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"file: library/(\w+)", toc))

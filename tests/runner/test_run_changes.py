@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.project import Project
-from faultlines.runner.run_changes import run_changes
-from faultlines.runner.runs import Runs
-from faultlines.runner.staging import stage
-from faultlines.runner.store import read_result
-from faultlines.runner.task import Task
+from faultlines.book.run_changes import run_changes
+from faultlines.book.staging import stage
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import read_result
+from faultlines.notebook.task import Task
 
 
 def test_the_page_opens_with_what_changed_and_why(

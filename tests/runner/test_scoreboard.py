@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import Board, read_board
-from faultlines.runner.toc import toc_pages
+from faultlines.book.scoreboard import Board, read_board
+from faultlines.book.toc import toc_pages
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
 
 
 def board(checkout: Project, **options: bool) -> Board:
@@ -67,9 +67,9 @@ def test_the_published_board_does_not_see_what_lies_here(checkout: Project, put:
 def test_a_failure_here_says_nothing_of_what_is_published(
     checkout: Project, put: Callable[..., Path]
 ) -> None:
-    from faultlines.runner.chapters import Chapter
-    from faultlines.runner.freshness import Freshness
-    from faultlines.runner.task import Task
+    from faultlines.notebook.chapters import Chapter
+    from faultlines.notebook.freshness import Freshness
+    from faultlines.notebook.task import Task
 
     task = Task(Chapter.all(checkout)["toy"], "default")
     put(path=checkout.published("default", "toy"))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from faultlines.runner.project import Project
-from faultlines.runner.speed_page import speed_page
+from faultlines.book.speed_page import speed_page
+from faultlines.notebook.project import Project
 
 ROW = {
     "name": "ours / theirs",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from faultlines.runner.sphinx_extension import render_math
+from faultlines.book.sphinx_extension import render_math
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from faultlines.runner.chapters import code_cells
-from faultlines.runner.freshness import State, freshness
-from faultlines.runner.project import Project
-from faultlines.runner.staging import relabel, relink, show_figures_alone, stage
-from faultlines.runner.task import Task
+from faultlines.book.staging import relabel, relink, show_figures_alone, stage
+from faultlines.notebook.chapters import code_cells
+from faultlines.notebook.freshness import State, freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task
 
 
 def text_of(notebook: nbformat.NotebookNode) -> str:
@@ -18,7 +18,7 @@ def text_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def staged(checkout: Project, run: str = "default", prefix: str = "") -> nbformat.NotebookNode:
-    from faultlines.runner.chapters import Chapter
+    from faultlines.notebook.chapters import Chapter
 
     chapter = Chapter.all(checkout)["toy"]
     return stage(chapter, freshness(checkout, Task(chapter, run)), prefix=prefix)

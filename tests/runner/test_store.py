@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from faultlines.runner.project import Project
-from faultlines.runner.provenance import KEY, commit_of
-from faultlines.runner.store import read_result, write_atomic
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import KEY, commit_of
+from faultlines.notebook.store import read_result, write_atomic
 
 
 def test_a_result_is_read_back(put: Callable[..., Path]) -> None:

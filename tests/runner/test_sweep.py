@@ -7,10 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from faultlines.cli.main import app
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
 from faultlines.reporting import Gathered
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.cli import app
-from faultlines.runner.project import Project
 from faultlines.runner.sweep import Sweep
 
 CELL = """

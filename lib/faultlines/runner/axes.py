@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from faultlines.runner.errors import UsageError
+from faultlines.notebook.errors import UsageError
 
 RANGE = re.compile(r"^(?P<first>-?\d+)\.\.(?P<last>-?\d+)(?:\.\.(?P<step>\d+))?$")
 MOST = 100_000

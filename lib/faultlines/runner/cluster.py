@@ -15,15 +15,15 @@ from typing import Any
 
 from rich.console import Console
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.hashing import library_hashes
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.hashing import library_hashes
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task, code_of
 from faultlines.runner.outcome import Outcome, progress_bars
-from faultlines.runner.project import Project
 from faultlines.runner.queue import in_queue
 from faultlines.runner.record import Record, read_record
 from faultlines.runner.request import Request
-from faultlines.runner.submission import Job, code_of
-from faultlines.runner.task import Task
+from faultlines.runner.submission import Job
 
 GRACE_S = 8.0  # a file system shared over the network may show a job's last word later than its end
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from rich.markup import escape
 from rich.table import Table
 
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.project import Project
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
 from faultlines.runner.queue import in_queue
 from faultlines.runner.record import Record, read_record
 from faultlines.runner.sweep import saved_sweeps

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jupytext
 
-from faultlines.runner.project import Project
-from faultlines.runner.store import write_atomic, write_notebook
+from faultlines.notebook.project import Project
+from faultlines.notebook.store import write_atomic, write_notebook
 from faultlines.runner.sweep import Sweep
 
 TEMPLATE = Path(__file__).with_name("gathered.md")

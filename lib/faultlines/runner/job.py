@@ -23,17 +23,17 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.energy import read_counters, spent
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.energy import read_counters, spent
+from faultlines.notebook.hashing import library_hashes
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
+from faultlines.notebook.store import number_cells, write_notebook
+from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.trained import forget, take_up
 from faultlines.runner.environment import quieten
-from faultlines.runner.hashing import library_hashes
-from faultlines.runner.project import Project
-from faultlines.runner.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
 from faultlines.runner.record import Report, recorded
-from faultlines.runner.store import number_cells, write_notebook
-from faultlines.runner.submission import Job, changed_since, code_of
-from faultlines.runner.task import Task
-from faultlines.runner.trained import forget, take_up
+from faultlines.runner.submission import Job, changed_since
 
 
 @dataclass

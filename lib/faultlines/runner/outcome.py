@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from faultlines.runner.task import Task
+from faultlines.notebook.task import Task
 
 
 @dataclass

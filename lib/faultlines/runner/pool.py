@@ -21,11 +21,11 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task
 from faultlines.runner.environment import THREADS
 from faultlines.runner.outcome import Outcome, progress_bars
-from faultlines.runner.project import Project
 from faultlines.runner.submission import Job
-from faultlines.runner.task import Task
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from faultlines.runner.project import Project
-from faultlines.runner.store import write_atomic
-from faultlines.runner.task import Task
+from faultlines.notebook.project import Project
+from faultlines.notebook.store import write_atomic
+from faultlines.notebook.task import Task
 
 State = Literal["queued", "running", "done", "failed"]
 Report = Callable[[dict[str, Any]], None]

@@ -8,8 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from faultlines.runner.task import Task
-
 
 class Job(BaseModel):
     """Everything that a job needs to know, plain enough to travel as JSON.
@@ -31,11 +29,6 @@ class Job(BaseModel):
     parameters: dict[str, Any]
     timeout_s: int | None = None
     code: dict[str, str] | None = None
-
-
-def code_of(task: Task, modules: Mapping[str, str]) -> dict[str, str]:
-    """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
-    return {**modules, f"chapter {task.chapter.name}": task.chapter.code_hash}
 
 
 def changed_since(submitted: Mapping[str, str] | None, found: Mapping[str, str]) -> list[str]:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.hashing import digest
+from faultlines.notebook.project import Project
+from faultlines.notebook.store import write_atomic
+from faultlines.notebook.task import Task
 from faultlines.runner.axes import combinations
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.errors import UsageError
-from faultlines.runner.hashing import digest
-from faultlines.runner.project import Project
-from faultlines.runner.store import write_atomic
-from faultlines.runner.task import Task
 
 
 @dataclass(frozen=True)

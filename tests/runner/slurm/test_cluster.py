@@ -13,17 +13,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.cli import app
+from faultlines.cli.main import app
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import read_result
+from faultlines.notebook.task import Task
 from faultlines.runner.cluster import Cluster
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
 from faultlines.runner.queue import in_queue
 from faultlines.runner.record import Record, read_record
 from faultlines.runner.request import Request
-from faultlines.runner.runs import Runs
-from faultlines.runner.store import read_result
-from faultlines.runner.task import Task
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import jupytext
 from nbformat import NotebookNode
 
-from faultlines.runner.errors import UsageError, one_of
-from faultlines.runner.hashing import code_only, digest
-from faultlines.runner.parameters import Parameter, read_parameters
-from faultlines.runner.project import Project
+from faultlines.notebook.errors import UsageError, one_of
+from faultlines.notebook.hashing import code_only, digest
+from faultlines.notebook.parameters import Parameter, read_parameters
+from faultlines.notebook.project import Project
 
 
 def has_tag(cell: NotebookNode, tag: str) -> bool:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.hashing import digest
-from faultlines.runner.parameters import Check
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.hashing import digest
+from faultlines.notebook.parameters import Check
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
 
 Where = Literal["any", "here", "published"]
 
@@ -75,3 +75,8 @@ class Task:
         own = [self.working(project)]
         published = [] if self.overrides else [project.published(self.run, self.chapter.name)]
         return {"any": own + published, "here": own, "published": published}[where]
+
+
+def code_of(task: Task, modules: Mapping[str, str]) -> dict[str, str]:
+    """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
+    return {**modules, f"chapter {task.chapter.name}": task.chapter.code_hash}

@@ -12,12 +12,12 @@ import re
 import nbformat
 from nbformat import NotebookNode
 
-from faultlines.runner.chapters import Chapter, code_cells, has_tag
-from faultlines.runner.freshness import State
-from faultlines.runner.glued import keep_as_said
-from faultlines.runner.hashing import code_only
-from faultlines.runner.myst import list_table
-from faultlines.runner.store import Result, number_cells
+from faultlines.book.glued import keep_as_said
+from faultlines.book.myst import list_table
+from faultlines.notebook.chapters import Chapter, code_cells, has_tag
+from faultlines.notebook.freshness import State
+from faultlines.notebook.hashing import code_only
+from faultlines.notebook.store import Result, number_cells
 
 LABEL = re.compile(
     r"^(?P<before>\s*\()(?P<label>[\w:.-]+)(?P<after>\)=[ \t]*)$"

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import nbformat
 
-from faultlines.runner.cluster_page import cluster_page
-from faultlines.runner.costs import costs_page
-from faultlines.runner.errors import UsageError
-from faultlines.runner.freshness import Freshness, State
-from faultlines.runner.project import Project
-from faultlines.runner.reference import write_reference
-from faultlines.runner.run_changes import run_changes
-from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import judged_board
-from faultlines.runner.speed_page import speed_page
-from faultlines.runner.staging import stage
-from faultlines.runner.store import write_atomic
-from faultlines.runner.task import Task
-from faultlines.runner.toc import toc_pages
+from faultlines.book.cluster_page import cluster_page
+from faultlines.book.costs import costs_page
+from faultlines.book.reference import write_reference
+from faultlines.book.run_changes import run_changes
+from faultlines.book.scoreboard import judged_board
+from faultlines.book.speed_page import speed_page
+from faultlines.book.staging import stage
+from faultlines.book.toc import toc_pages
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import write_atomic
+from faultlines.notebook.task import Task
 
 FRAME = ("_config.yml", "_toc.yml", "_static")
 ASSETS = ("_config.yml", "_toc.yml", "references.bib", "_static", "_ext")

@@ -6,14 +6,14 @@ import re
 
 import jupytext
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.index import write_index
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.scoreboard import read_board
-from faultlines.runner.store import write_atomic, write_notebook
-from faultlines.runner.task import Task
+from faultlines.book.index import write_index
+from faultlines.book.scoreboard import read_board
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import write_atomic, write_notebook
+from faultlines.notebook.task import Task
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
 LARGEST = 2 * 2**20

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from faultlines.runner.myst import list_table
-from faultlines.runner.project import Project
-from faultlines.runner.staging import duration
+from faultlines.book.myst import list_table
+from faultlines.book.staging import duration
+from faultlines.notebook.project import Project
 
 SIZES = (100, 1_000, 10_000)
 CHAPTER_S = 1800.0

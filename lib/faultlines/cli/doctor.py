@@ -8,8 +8,8 @@ import shutil
 import sys
 from importlib import metadata
 
-from faultlines.runner.project import Project
-from faultlines.runner.provenance import processor
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import processor
 
 
 def examine(project: Project) -> list[tuple[str, str, bool]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from faultlines.runner.freshness import Freshness, State
-from faultlines.runner.hashing import digest
-from faultlines.runner.myst import list_table
-from faultlines.runner.staging import duration
-from faultlines.runner.task import Task
+from faultlines.book.myst import list_table
+from faultlines.book.staging import duration
+from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.hashing import digest
+from faultlines.notebook.task import Task
 
 COLUMNS = ("Run", "Cost", "Made with", "Repeat it")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.myst import list_table, verdict_badge
-from faultlines.runner.task import Task
+from faultlines.book.myst import list_table, verdict_badge
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.task import Task
 
 
 def run_changes(judge: Freshness, task: Task) -> str:

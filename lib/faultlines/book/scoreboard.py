@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from faultlines.runner.answers import fill, read_answers
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.freshness import Freshness
-from faultlines.runner.myst import list_table, verdict_badge
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.task import Task
-from faultlines.runner.toc import toc_pages
+from faultlines.book.answers import fill, read_answers
+from faultlines.book.myst import list_table, verdict_badge
+from faultlines.book.toc import toc_pages
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task
 
 
 @dataclass(frozen=True)

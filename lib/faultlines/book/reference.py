@@ -8,9 +8,9 @@ import inspect
 import pkgutil
 from pathlib import Path
 
-from faultlines.runner.sphinx_extension import render_math
+from faultlines.book.sphinx_extension import render_math
 
-PACKAGES = ("data", "models", "attacks", "estimators", "training", "reporting", "runner")
+PACKAGES = ("data", "models", "attacks", "estimators", "training", "reporting", "notebook")
 
 
 def concrete_modules(package: str) -> list[str]:

@@ -6,11 +6,11 @@ import json
 
 from pydantic import BaseModel, ConfigDict
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.project import Project
-from faultlines.runner.provenance import Provenance
-from faultlines.runner.runs import Runs
-from faultlines.runner.store import read_result, write_atomic
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import Provenance
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import read_result, write_atomic
 
 
 class ClaimRow(BaseModel):

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from faultlines.runner.provenance import KEY, Provenance
+from faultlines.notebook.provenance import KEY, Provenance
 
 SHOWN = ("claim", "statement", "verdict", "ours")
 """What every row of a stored ledger must say in words."""

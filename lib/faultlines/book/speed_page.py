@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from faultlines.runner.myst import list_table
-from faultlines.runner.project import Project
+from faultlines.book.myst import list_table
+from faultlines.notebook.project import Project
 
 COLUMNS = ("What", "Ratio", "Target", "Reached", "How")
 

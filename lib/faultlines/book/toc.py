@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import yaml
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
 
 
 def toc_pages(project: Project) -> list[str]:

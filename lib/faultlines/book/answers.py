@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import yaml
 
-from faultlines.runner.errors import UsageError
-from faultlines.runner.project import Project
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.project import Project
 
 CLAIM = re.compile(r"\{([\w.-]+)\}")
 

@@ -7,10 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 
-from faultlines.runner.hashing import digest
-from faultlines.runner.project import Project
-from faultlines.runner.submission import code_of
-from faultlines.runner.task import Task
+from faultlines.notebook.hashing import digest
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task, code_of
 
 
 def take_up(project: Project, task: Task, modules: Mapping[str, str]) -> bool:

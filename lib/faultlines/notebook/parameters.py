@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from faultlines.runner.errors import UsageError
+from faultlines.notebook.errors import UsageError
 
 SCALARS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"

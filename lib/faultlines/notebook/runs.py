@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.errors import UsageError, one_of
-from faultlines.runner.parameters import Check, resolve
-from faultlines.runner.project import Project
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError, one_of
+from faultlines.notebook.parameters import Check, resolve
+from faultlines.notebook.project import Project
 
 
 class Run(BaseModel):
@@ -78,7 +78,7 @@ class Runs(BaseModel):
             name: The run.
             chapter: The chapter.
             overrides: Further values as text, by name.
-            checks: Named checks; see `faultlines.runner.parameters`.
+            checks: Named checks; see `faultlines.notebook.parameters`.
 
         Raises:
             UsageError: On an unknown run or name, or a value that is not allowed.

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.hashing import library_hashes
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
-from faultlines.runner.store import Result, read_result
-from faultlines.runner.task import Task, Where
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.hashing import library_hashes
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import Result, read_result
+from faultlines.notebook.task import Task, Where
 
 Name = Literal["fresh", "stale", "missing", "failed"]
 

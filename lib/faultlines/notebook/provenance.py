@@ -24,7 +24,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "captum", "matplotlib", "
 EPILOGUE = """\
 import sys as _sys
 _loaded = sorted(m for m in _sys.modules if m.partition(".")[0] == "faultlines")
-from faultlines.runner.provenance import emit as _emit
+from faultlines.notebook.provenance import emit as _emit
 _emit(_loaded)
 """
 

@@ -15,17 +15,17 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.parameters import Check
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task
 from faultlines.runner.axes import read_axes
-from faultlines.runner.chapters import Chapter
-from faultlines.runner.errors import UsageError
 from faultlines.runner.flight import jobs_in_flight, sweeps_so_far
-from faultlines.runner.freshness import Freshness, State
 from faultlines.runner.outcome import Outcome
-from faultlines.runner.parameters import Check
-from faultlines.runner.project import Project
-from faultlines.runner.runs import Runs
 from faultlines.runner.sweep import Sweep
-from faultlines.runner.task import Task
 
 app = typer.Typer(
     name="faultlines",
@@ -261,7 +261,7 @@ def tell(project: Project, outcomes: list[Outcome]) -> int:
 @command
 def book() -> int:
     """Stage the executed notebooks and render them into _build/html."""
-    from faultlines.runner.book import build
+    from faultlines.book.build import build
 
     project = Project.find()
     try:
@@ -292,7 +292,7 @@ COLOURS = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red
 @command
 def status(chapters: Names = None) -> None:
     """Show what there is of each chapter under each run."""
-    from faultlines.runner.staging import duration
+    from faultlines.book.staging import duration
 
     project = Project.find()
     runs = Runs.load(project)
@@ -323,7 +323,7 @@ def status(chapters: Names = None) -> None:
 @command
 def claims(chapters: Names = None) -> None:
     """Show the claims ledgers of all runs."""
-    from faultlines.runner.scoreboard import read_board
+    from faultlines.book.scoreboard import read_board
 
     project = Project.find()
     names = {chapter.name for chapter in Chapter.named(project, chapters or [])}
@@ -338,7 +338,7 @@ def claims(chapters: Names = None) -> None:
 @command
 def publish(chapters: Names = None, run: RunName = "default") -> None:
     """Copy this machine's fresh results to where readers find them."""
-    from faultlines.runner.publish import publish as publish_task
+    from faultlines.book.publish import publish as publish_task
 
     project = Project.find()
     runs = Runs.load(project)
@@ -351,7 +351,7 @@ def publish(chapters: Names = None, run: RunName = "default") -> None:
 @command
 def doctor() -> int:
     """Tell what this machine has, and what is not in order."""
-    from faultlines.runner.doctor import examine
+    from faultlines.cli.doctor import examine
 
     rows = examine(Project.find())
     table = Table("what", "found", "", box=None)

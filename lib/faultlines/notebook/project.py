@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from faultlines.runner.errors import UsageError
+from faultlines.notebook.errors import UsageError
 
 MARKS = ("_toc.yml", "runs.yml")
 

@@ -1,0 +1,1 @@
+"""What the book needs beyond the executed notebooks: scoreboard, costs, library pages, provenance."""

@@ -1,0 +1,1 @@
+"""The command line, on top of every other room: a convenience over papermill, nbval, Jupytext and Jupyter Book."""
