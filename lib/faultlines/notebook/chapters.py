@@ -88,7 +88,9 @@ class Chapter:
     @cached_property
     def code_hash(self) -> str:
         """Content hash of the code; text, and the parameters' values, are accounted for elsewhere."""
-        return cells_hash(cell.source for cell in self._cells[:-1])  # the last writes the record
+        return cells_hash(
+            cell.source for cell in self._cells[1:-1]
+        )  # the first begins, the last writes the record
 
     @cached_property
     def parameters(self) -> list[Parameter]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,28 +29,52 @@ class Settled(Protocol):
         ...
 
 
-class _Running:
-    # one notebook a kernel
-    def __init__(self, shell: Any, parameters: Mapping[str, Any], declared_at: int) -> None:
+class _Session:
+    # one notebook a kernel: the cells that ran since its first, and what they showed
+    def __init__(self, shell: Any) -> None:
         self.shell = shell
-        self.parameters = dict(parameters)
-        self.declared_at = declared_at
-        self.started, self.clock = datetime.now(UTC), time.monotonic()
-        self.counters = read_counters()
-        folder = Path(os.environ.get(CHECKPOINTS, ""))
-        self.resumed = bool(os.environ.get(CHECKPOINTS)) and any(folder.glob("*.pt"))
+        self.sources: list[str] = []  # of the cells after the first
         self.watch = Watch()
-        kernel = getattr(shell, "kernel", None)
-        if kernel is not None:
+        self.parameters: dict[str, Any] | None = None
+        self.started, self.clock, self.time = datetime.now(UTC), time.monotonic(), time.time()
+        self.counters = read_counters()
+        folder = os.environ.get(CHECKPOINTS)
+        self.resumed = bool(folder) and any(Path(folder or "").glob("*.pt"))
+        shell.events.register("pre_run_cell", self.before_cell)
+        if (kernel := getattr(shell, "kernel", None)) is not None:
             self.watch.start(kernel.session)
 
+    def before_cell(self, info: Any) -> None:
+        """Note a cell that is about to run."""
+        self.sources.append(info.raw_cell)
+        kernel = getattr(self.shell, "kernel", None)
+        asked = kernel.get_parent("shell") if kernel is not None else {}
+        self.watch.cell(len(self.sources), asked.get("header", {}).get("msg_id", ""))
 
-_running: _Running | None = None
+    def close(self) -> None:
+        """Stop noting."""
+        self.shell.events.unregister("pre_run_cell", self.before_cell)
 
 
-def _sources(shell: Any) -> list[str]:
-    # as the cells were sent, by execution count
-    return list(shell.history_manager.input_hist_raw)
+_session: _Session | None = None
+
+
+def begin() -> None:
+    """Begin a notebook: from here on the kernel notes which cells run, and what they show.
+
+    Stands in the first cell. (The kernel's own history is no help: `pytest --nbval` runs cells without keeping one.)
+    Outside a notebook's kernel it does nothing.
+    """
+    from IPython.core.getipython import get_ipython
+
+    global _session
+    shell = get_ipython()
+    if shell is None:
+        return
+    if _session is not None:
+        _session.close()
+    prose.forget()
+    _session = _Session(shell)
 
 
 def check_parameters() -> None:
@@ -62,33 +85,27 @@ def check_parameters() -> None:
 
     Raises:
         UsageError: If a name is unknown, or a value has another type or is not allowed; the message is one line.
-        RuntimeError: If this is no notebook's kernel, or it ran no parameters cell.
+        RuntimeError: If the notebook was not begun, or no parameters cell has run.
     """
-    from IPython.core.getipython import get_ipython
-
-    global _running
-    shell = get_ipython()
-    if shell is None:
-        raise RuntimeError(
-            "check_parameters() works in a notebook's kernel: it reads the cells that ran before it"
-        )
-    sources = _sources(shell)
-    declared_at = max((n for n, source in enumerate(sources[:-1]) if declares_parameters(source)), default=0)
-    if not declared_at:
+    if _session is None:
+        raise RuntimeError("check_parameters() needs notebook.begin() to have run: run the first cell")
+    before = _session.sources[:-1]
+    declaring = [n for n, source in enumerate(before) if declares_parameters(source)]
+    if not declaring:
         raise RuntimeError(
             "check_parameters() stands after the parameters cell, and that cell has not been run"
         )
-    source = sources[declared_at]
+    source = before[declaring[-1]]
     declared = read_parameters(source)
     injected: dict[str, Any] = {}
-    for later in sources[declared_at + 1 : -1]:
+    for later in before[declaring[-1] + 1 :]:
         injected |= injected_values(later) or {}
-    space = shell.user_ns
-    given = {name: space[name] for name in injected if name in space}
-    given |= {parameter.name: space[parameter.name] for parameter in declared if parameter.name in space}
+    space = _session.shell.user_ns
+    named = dict.fromkeys([*injected, *(parameter.name for parameter in declared)])
+    given = {name: space[name] for name in named if name in space}
     resolved = resolve(declared, given, "this notebook", CHECKS, read_rules(source))
     space.update(resolved)
-    _running = _Running(shell, resolved, declared_at)
+    _session.parameters = resolved
 
 
 def record(chapter: str, ledger: Settled | None = None) -> None:
@@ -100,48 +117,52 @@ def record(chapter: str, ledger: Settled | None = None) -> None:
 
     Raises:
         UsageError: If a sentence names what no cell has quoted.
-        RuntimeError: If `check_parameters` has not run before.
+        RuntimeError: If `begin` and `check_parameters` have not run before.
     """
     from IPython.display import publish_display_data
 
-    if _running is None:
-        raise RuntimeError("record() needs check_parameters() to have run in this kernel")
+    if _session is None or _session.parameters is None:
+        raise RuntimeError(
+            "record() needs begin() and check_parameters() to have run: run all cells from the first"
+        )
     if names := prose.open_names():
         raise UsageError(f"the text names {', '.join(names)}, which no cell has quoted")
     sys.stdout.flush()
-    sources = _sources(_running.shell)
-    here = len(sources) - 1
-    counts = [n for n in range(1, here) if said_text(sources[n]) is None]
-    shown = _running.watch.shown
-    loaded = [name for name in sorted(sys.modules) if name.partition(".")[0] == "faultlines"]
+    before = _session.sources[:-1]
+    shown = _session.watch.shown
+    loaded = {name for name in sys.modules if name.partition(".")[0] == "faultlines"}
     modules = {
         name: hashes
         for name, hashes in library_code(LIBRARY).items()
         if name in loaded and name.split(".")[1:2] != ["notebook"] and hashes
     }
-    born = time.time() - (time.monotonic() - _running.clock)
     edited = [
         name
         for name in modules
-        if (file := getattr(sys.modules[name], "__file__", None)) and Path(file).stat().st_mtime > born
+        if (file := getattr(sys.modules[name], "__file__", None))
+        and Path(file).stat().st_mtime > _session.time
     ]
     made = Record(
         chapter=chapter,
-        parameters=_running.parameters,
-        chapter_hash=cells_hash(sources[1:here]),
+        parameters=_session.parameters,
+        chapter_hash=cells_hash(before),
         modules=modules,
         edited=edited,
-        cells=here,
-        outputs=[shown[n].digest() if n in shown else "" for n in counts],
+        cells=len(_session.sources) + 1,
+        outputs=[
+            shown[n].digest() if n in shown else ""
+            for n, source in enumerate(before, start=1)
+            if said_text(source) is None
+        ],
         quoted=dict(prose.quoted),
         ledger=ledger.records() if ledger is not None else [],
-        started=_running.started.isoformat(timespec="seconds"),
-        wall_s=round(time.monotonic() - _running.clock, 1),
+        started=_session.started.isoformat(timespec="seconds"),
+        wall_s=round(time.monotonic() - _session.clock, 1),
         commit=commit_of(LIBRARY),
         kernel=describe_process(),
-        resumed=_running.resumed,
-        energy_j=spent(_running.counters, read_counters()),
-        note=_running.watch.broken,
+        resumed=_session.resumed,
+        energy_j=spent(_session.counters, read_counters()),
+        note=_session.watch.broken,
     ).sealed()
     plain = f"record of {chapter}, {made.seal}"
     publish_display_data(

@@ -65,16 +65,18 @@ class Watch:
     """Listens to what a kernel sends to its front ends.
 
     Attributes:
-        shown: What each cell showed, by execution count.
+        shown: What each cell showed, by its number.
+        broken: What kept it from following, in words; empty as a rule.
     """
 
     def __init__(self) -> None:
         self.shown: dict[int, Shown] = {}
+        self.broken = ""
         self._cells: dict[str, int] = {}
         self._places: dict[str, tuple[int, int]] = {}
 
     def start(self, session: Any) -> None:
-        """Listen to a session, in place of an earlier watch."""
+        """Listen to a kernel's session, in place of an earlier watch."""
         send = getattr(session, "_faultlines_send", session.send)
 
         def told(stream: Any, message: Any, *rest: Any, **options: Any) -> Any:
@@ -86,7 +88,9 @@ class Watch:
 
         session._faultlines_send, session.send = send, told
 
-    broken: str = ""
+    def cell(self, number: int, asked: str) -> None:
+        """Take in that a cell is about to run, and the id of the message that asked for it."""
+        self._cells[asked] = number
 
     def see(self, message: Any, content: Any = None, parent: Any = None, *rest: Any, **options: Any) -> None:
         """Take one message in."""
@@ -96,23 +100,22 @@ class Watch:
             kind, content = message["header"]["msg_type"], message["content"]
             parent = message.get("parent_header") or parent
         parent = (parent or {}).get("header", parent or {})
-        asked = parent.get("msg_id", "")
-        if kind == "execute_input":
-            self._cells[asked] = int(content["execution_count"])
-            return
+        number = self._cells.get(parent.get("msg_id", ""), 0)
         if kind == "update_display_data":
-            count, index = self._places[content["transient"]["display_id"]]
-            self.shown[count].displayed[index] = dict(content["data"])
-            return
-        count = self._cells.get(asked, 0)
-        if not count:
-            return
-        shown = self.shown.setdefault(count, Shown())
-        if kind == "stream":
+            place = self._places.get(content["transient"]["display_id"])
+            if place is not None:
+                self.shown[place[0]].displayed[place[1]] = dict(content["data"])
+        elif number and kind == "stream":
+            shown = self.shown.setdefault(number, Shown())
             shown.printed += content["text"] if content["name"] == "stdout" else ""
-        elif kind == "error":
-            shown.failed = True
-        elif kind in ("display_data", "execute_result") and not {RECORD, RESTAMP} & set(content["data"]):
+        elif number and kind == "error":
+            self.shown.setdefault(number, Shown()).failed = True
+        elif (
+            number
+            and kind in ("display_data", "execute_result")
+            and not {RECORD, RESTAMP} & set(content["data"])
+        ):
+            shown = self.shown.setdefault(number, Shown())
             shown.displayed.append(dict(content["data"]))
             if handle := (content.get("transient") or {}).get("display_id"):
-                self._places[handle] = (count, len(shown.displayed) - 1)
+                self._places[handle] = (number, len(shown.displayed) - 1)

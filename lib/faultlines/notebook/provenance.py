@@ -210,16 +210,16 @@ def _disagreements(notebook: NotebookNode, cells: Sequence[NotebookNode], record
     if counts != list(range(1, len(cells) + 1)):
         reasons.append("its cells were not run once each, from top to bottom")
     texts = {n: said_text(cell.source) for n, cell in enumerate(cells)}
-    silent = [cell for n, cell in enumerate(cells) if texts[n] is None]
+    silent = [cell for n, cell in enumerate(cells) if n and texts[n] is None]  # the first begins it
     _, code = _code_of(notebook, record)
-    if cells_hash(cell.source for cell in cells[:-1]) != code:
+    if cells_hash(cell.source for cell in cells[1:-1]) != code:
         reasons.append("the code of its cells is not the code that was run")
     if len(silent) - 1 != len(record.outputs):
-        reasons.append(f"{len(record.outputs) + 1} cells were run and it has {len(silent)}")
+        reasons.append(f"{len(record.outputs) + 2} cells of code were run and it has {len(silent) + 1}")
     reasons += _parameters_differ([cell.source for cell in cells], record)
-    for n, (cell, made) in enumerate(zip(silent, record.outputs, strict=False), start=1):
+    for cell, made in zip(silent, record.outputs, strict=False):
         if shown_in(cell.get("outputs", [])).digest() != made:
-            reasons.append(f"code cell {n} shows what the kernel did not")
+            reasons.append(f"cell {cells.index(cell) + 1} shows what the kernel did not")
     for n, text in texts.items():
         if text is None:
             continue
@@ -228,7 +228,6 @@ def _disagreements(notebook: NotebookNode, cells: Sequence[NotebookNode], record
         ]
         if missing(text, record.quoted) or displayed != [bundle(text, record.quoted)]:
             reasons.append(f"the sentence of cell {n + 1} is not what was computed")
-    tables = [rows for rows in take(notebook, LEDGER)]
     plain = [{k: v for k, v in row.items() if k != "cost_s"} for row in record.ledger]
     if take(notebook, LEDGER) != ([plain] if plain else []):
         reasons.append("the ledger of its record is not the one that it shows")

@@ -122,6 +122,12 @@ def say(text: str) -> None:
 _handles: list[str] = []
 
 
+def forget() -> None:
+    """Forget everything that was quoted and said, as at the start of a notebook."""
+    for kept in (quoted, _waiting, _handles):
+        kept.clear()
+
+
 def _show(text: str, handle: str, *, update: bool) -> None:
     from IPython.display import publish_display_data
 
