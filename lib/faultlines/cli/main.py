@@ -260,7 +260,7 @@ COLOURS = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red
 @command
 def status(chapters: Names = None) -> None:
     """Show what there is of each chapter under each run."""
-    from faultlines.book.staging import duration
+    from faultlines.notebook.provenance import duration
 
     project = Project.find()
     runs = Runs.load(project)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -167,21 +167,21 @@ def library_code(library: Path) -> Modules:
     Args:
         library: The folder of the package itself.
     """
-    sources = _sources(library)
-    trees = {module: _parsed(source) for module, source in sources.items()}
-    public = _public(library)
-    bound = {module: Names([tree]).bound for module, tree in trees.items()}
-    plain = {  # of each definition by itself, so that what it imports can be told by content
-        f"{module}.{name}": digest(syntax(statement, {}))
+    return _library_code(tuple(_sources(library).items()), tuple(_public(library).items()))
+
+
+@lru_cache(maxsize=4)  # one command, and every test, asks again
+def _library_code(files: tuple[tuple[str, str], ...], stubs: tuple[tuple[str, str], ...]) -> Modules:
+    trees = {module: _parsed(source) for module, source in files}
+    public = dict(stubs)
+    bound = {
+        module: Names([tree]).bound
+        | {name: f"{module}.{name}" for s in _statements(tree) if (name := _defined(s))}
         for module, tree in trees.items()
-        for statement in _statements(tree)
-        if (name := _defined(statement))
     }
 
-    def meaning(origin: str) -> str:
+    def origin_of(origin: str) -> str:
         for _ in range(5):  # a name may be handed on
-            if origin in plain:
-                return f"{origin.rpartition('.')[2]} {plain[origin]}"
             module, _, name = origin.rpartition(".")
             further = public.get(origin) or bound.get(module, {}).get(name)
             if not further or further == origin:
@@ -189,19 +189,40 @@ def library_code(library: Path) -> Modules:
             origin = further
         return origin
 
+    def names_of(module: str, statement: ast.stmt, meaning: Callable[[str], str]) -> dict[str, str]:
+        found = {}
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute | ast.Name) and (dotted := _dotted(node)):
+                root, _, rest = dotted.partition(".")
+                if root not in bound[module]:
+                    continue
+                found[root] = meaning(origin_of(bound[module][root]))
+                origin = origin_of(f"{bound[module][root]}.{rest}" if rest else bound[module][root])
+                if rest and origin in plain:  # an attribute of one of our modules
+                    found[dotted] = meaning(origin)
+        return found
+
+    def name_alone(origin: str) -> str:
+        return origin.rpartition(".")[2] if origin.partition(".")[0] == PACKAGE else origin
+
+    # each definition by itself first, so that those that use it can tell it by content
+    plain = {
+        f"{m}.{name}": "" for m, tree in trees.items() for s in _statements(tree) if (name := _defined(s))
+    }
+    for module, tree in trees.items():
+        for statement in _statements(tree):
+            if name := _defined(statement):
+                names = names_of(module, statement, name_alone)
+                plain[f"{module}.{name}"] = digest(syntax(statement, names))
+
+    def content(origin: str) -> str:
+        return f"{name_alone(origin)} {plain[origin]}" if origin in plain else origin
+
     found: Modules = {}
     for module, tree in trees.items():
-        names = {name: meaning(origin) for name, origin in bound[module].items()}
-        for statement in _statements(tree):  # a module's attribute is named by content as well
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Attribute) and (dotted := _dotted(node)):
-                    root, _, rest = dotted.partition(".")
-                    origin = f"{bound[module].get(root, '')}.{rest}"
-                    if rest and origin.startswith(f"{PACKAGE}.") and meaning(origin) != origin:
-                        names[dotted] = meaning(origin)
         hashes = found.setdefault(module, {})
         for statement in _statements(tree):
-            code = digest(syntax(statement, names))[:10]
+            code = digest(syntax(statement, names_of(module, statement, content)))[:10]
             hashes[_defined(statement) or f"~{code}"] = code
     return found
 
@@ -318,5 +339,6 @@ def cells_hash(sources: Iterable[str]) -> str:
         if tree is None:
             lines.append(source)
             continue
-        lines += [syntax(node, names) for node in tree.body if not _finds_the_library(node)]
+        explained = len(tree.body) > 1 and ast.get_docstring(tree, clean=False) is not None
+        lines += [syntax(node, names) for node in tree.body[explained:] if not _finds_the_library(node)]
     return digest("\n".join(filter(None, lines)))

@@ -43,6 +43,7 @@ TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 
 NAMED = ("data set", "device")
 MUST = re.compile(r"^#\s*must:\s*(?P<rule>.+?)\s+--\s+(?P<reason>.+)$")
+TAGS = (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)
 LONGEST = 60  # characters of a value that a message repeats
 
 Check = Callable[[str], None]
@@ -94,6 +95,8 @@ class Parameter:
             if not self.is_list:
                 return self._read(text.strip())
             # the base loader leaves every word a word: YAML 1.1 itself reads 010 as 8, 1:30 as 90 and `on` as true
+            if len(text) > 10_000 or any(isinstance(token, TAGS) for token in yaml.scan(text)):
+                raise TypeError
             words = yaml.load(text, yaml.BaseLoader)
             if not isinstance(words, list):
                 raise TypeError

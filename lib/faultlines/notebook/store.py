@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_notebook(path: Path) -> NotebookNode:
         raise UnreadableError("it is no text") from None
     if not text.strip():
         raise UnreadableError("it is empty")
-    if "\n<<<<<<< " in text or text.startswith("<<<<<<< "):
+    if re.search(r"^\s*<{7} ", text, re.MULTILINE):
         raise UnreadableError("it holds the marks of a merge conflict")
     try:
         notebook = nbformat.reads(text, as_version=4)

@@ -22,12 +22,12 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.checkpoints import forget, take_up
 from faultlines.notebook.code import library_code
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import read_record
 from faultlines.notebook.store import number_cells, write_notebook
 from faultlines.notebook.task import Task, code_of
-from faultlines.notebook.trained import forget, take_up
 from faultlines.runner.environment import quieten
 from faultlines.runner.record import Report, recorded
 from faultlines.runner.submission import Job, changed_since
