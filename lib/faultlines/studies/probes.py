@@ -25,7 +25,7 @@ from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.generic import empirical_ntk
 from faultlines.estimators.ntk.ridge import match_ridge
 from faultlines.estimators.ntk.targets import centred_one_hot
-from faultlines.training.explanation_outcomes import explanation_outcome
+from faultlines.studies.explanation_outcomes import explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]
 
