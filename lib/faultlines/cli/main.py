@@ -336,7 +336,7 @@ def data(
     ] = None,
 ) -> int:
     """Tell which data sets are here, and how to get those that are not."""
-    from faultlines.data.root import data_root
+    from faultlines.data.catalogue import data_root
 
     told = told_data_sets()
     if name is not None and name not in told:
@@ -352,7 +352,7 @@ def data(
 def told_data_sets() -> dict[str, tuple[str, str]]:
     """Return, for each data set, what is said of it, and how to get it where it is not here."""
     from faultlines.data import available
-    from faultlines.data.folders import folder_sets
+    from faultlines.data.catalogue import folder_sets
 
     told = {}
     for entry in available():
