@@ -282,7 +282,9 @@ EDITS: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
         "chapters/good.md", lambda text: text.replace("import time\n", "import time  # to wait\n"), (),
     ),
     "a parameter's default": (
-        "chapters/good.md", lambda text: text.replace("seeds: int = 5", "seeds: int = 6"), ("parameter seeds is 5 and not 6",),
+        "chapters/good.md",
+        lambda text: text.replace("seeds: int = 5", "seeds: int = 6"),
+        ("parameter seeds is 5 and not 6",),
     ),
     "a parameter more": (
         "chapters/good.md",
