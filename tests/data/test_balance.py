@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultlines.data.balance import balanced_order
+from faultlines.data.dataset import balanced_order
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)
 

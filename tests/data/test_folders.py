@@ -4,7 +4,7 @@ import pytest
 
 import faultlines.data
 from faultlines.data import spawrious, waterbirds
-from faultlines.data.folders import folder_sets
+from faultlines.data.catalogue import folder_sets
 
 
 def test_what_is_not_there_says_where_to_get_it(tmp_path):

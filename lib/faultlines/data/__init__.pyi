@@ -4,7 +4,11 @@ from .captions import all_captions as all_captions
 from .captions import captioned_images as captioned_images
 from .captions import prompts as prompts
 from .catalogue import KNOWN as KNOWN
+from .catalogue import Availability as Availability
 from .catalogue import KnownSet as KnownSet
+from .catalogue import available as available
+from .catalogue import class_count as class_count
+from .catalogue import image_shape as image_shape
 from .cue import class_cue as class_cue
 from .cue import other_class as other_class
 from .dataset import Dataset as Dataset
@@ -26,8 +30,6 @@ from .spurious.structure import Structure as Structure
 from .spurious.structure import benchmark_cells as benchmark_cells
 from .spurious.structure import m2m_cells as m2m_cells
 from .spurious.structure import o2o_cells as o2o_cells
-from .survey import Availability as Availability
-from .survey import available as available
 from .task import Task as Task
 from .task import make_task as make_task
 from .waterbirds import load_waterbirds as load_waterbirds

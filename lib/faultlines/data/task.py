@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from faultlines.data.balance import balanced_order
-from faultlines.data.dataset import Dataset
+from faultlines.data.dataset import Dataset, balanced_order
 
 
 class Task(NamedTuple):

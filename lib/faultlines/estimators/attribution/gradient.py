@@ -9,9 +9,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from faultlines.attacks.frozen import frozen
 from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
 from faultlines.estimators.attribution.mode import derivatives
+from faultlines.models.inference import frozen
 
 Model = Callable[[Tensor], Tensor]
 Images = Float[Tensor, "batch channel height width"]

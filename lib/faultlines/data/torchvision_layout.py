@@ -1,24 +1,83 @@
-"""CIFAR in torchvision's own layout, whose batches are pickles, read without running anything in them.
+"""torchvision's folders, found, fetched and read: the idx files of the MNIST family and CIFAR's batches.
 
-A pickle is a program: loading one calls whatever it names. These batches need one array of bytes and lists of
-numbers and strings, so the reader below lets a pickle name four things, and gives it inert stand-ins of ours
-for them in place of numpy's constructors. Any other name is refused before anything is called.
+CIFAR's batches are pickles, and a pickle is a program: loading one calls whatever it names. These need one array of
+bytes and lists of numbers and strings, so the reader below lets a pickle name four things, and gives it inert
+stand-ins of ours for them in place of numpy's constructors. Any other name is refused before anything is called.
 """
 
 from __future__ import annotations
 
+import gzip
 import pickle
+import socket
+import tempfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from faultlines.data.arrays import Arrays
 
+if TYPE_CHECKING:
+    from faultlines.data.catalogue import KnownSet
+
+IDX_PARTS = {"train": "train", "test": "t10k"}
 BATCHES = {
     "cifar10": (tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",), "labels"),
     "cifar100": (("train",), ("test",), "fine_labels"),
 }
+PATIENCE = 30  # seconds without a byte after which a network counts as absent
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one idx file of unsigned bytes, gzipped or not.
+
+    Args:
+        path: File named `*.gz` or unpacked.
+
+    Returns:
+        The array in its own shape, uint8.
+
+    Raises:
+        ValueError: If the header is not that of unsigned bytes, or the file is truncated or damaged.
+    """
+    try:
+        blob = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}; delete it to have it fetched again") from error
+    if len(blob) < 4 or blob[:3] != b"\0\0\x08" or len(blob) < 4 + 4 * blob[3]:
+        raise ValueError(f"{path} is no idx file of unsigned bytes: it starts with {blob[:4].hex(' ')!r}")
+    shape = tuple(np.frombuffer(blob, ">u4", count=blob[3], offset=4).tolist())
+    data = np.frombuffer(blob, np.uint8, offset=4 + 4 * len(shape))
+    if data.size != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} is truncated: shape {shape} in its header, {data.size} bytes of data")
+    return data.reshape(shape)
+
+
+def find_idx(folder: Path) -> dict[str, Path] | None:
+    """Return the four files of torchvision's `raw` folder, packed or not, or None if one is missing."""
+    found = {}
+    for part, prefix in IDX_PARTS.items():
+        for key, kind in ((f"x_{part}", "images-idx3-ubyte"), (f"y_{part}", "labels-idx1-ubyte")):
+            candidates = (folder / f"{prefix}-{kind}", folder / f"{prefix}-{kind}.gz")
+            path = next((path for path in candidates if path.is_file()), None)
+            if path is None:
+                return None
+            found[key] = path
+    return found
+
+
+def read_idx_folder(folder: Path) -> Arrays:
+    """Read torchvision's `raw` folder of the MNIST family.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+    """
+    found = find_idx(folder)
+    if found is None:
+        raise ValueError(f"{folder} lacks one of the four idx files of the MNIST family")
+    return Arrays(**{key: read_idx(path) for key, path in found.items()})
 
 
 class _StoredType:
@@ -132,3 +191,43 @@ def read_cifar_folder(folder: Path, name: str) -> Arrays:
             labels.append(np.array(y, dtype=np.int64))
         arrays[f"x_{part}"], arrays[f"y_{part}"] = np.concatenate(images), np.concatenate(labels)
     return Arrays(**arrays)
+
+
+def download(known: KnownSet, root: Path) -> None:
+    """Fetch a data set into torchvision's layout under `root`; all of it or nothing.
+
+    Args:
+        known: A data set of form `"idx"` or `"cifar"`.
+        root: The data folder; made when it does not exist.
+
+    Raises:
+        ImportError: If torchvision does not import.
+        OSError: If the network or the disk fails.
+        RuntimeError: If torchvision finds a wrong checksum.
+    """
+    # a torchvision that does not fit its torch fails with RuntimeError at import
+    try:
+        from torchvision import datasets
+        from torchvision.datasets.utils import download_and_extract_archive
+    except Exception as error:
+        raise ImportError(f"torchvision does not import ({error})") from error
+
+    source = getattr(datasets, known.torchvision)
+    root.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        # beside, then renamed: a broken-off download never stands where a whole one is looked for
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
+            if known.form == "idx":
+                source(partial, download=True)
+            else:  # not its constructor, which would unpickle the batches
+                download_and_extract_archive(
+                    source.url, partial, filename=source.filename, md5=source.tgz_md5
+                )
+            target = root / known.folder
+            target.mkdir(parents=True, exist_ok=True)
+            for path in (Path(partial) / known.folder).iterdir():
+                path.replace(target / path.name)
+    finally:
+        socket.setdefaulttimeout(patience)
