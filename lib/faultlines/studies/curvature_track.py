@@ -47,7 +47,7 @@ class CurvatureTrack:
         >>> from faultlines.training import fit
         >>> x = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
         >>> y, track = (x[:, 0] > 0.5).long(), CurvatureTrack(x, (x[:, 0] > 0.5).long(), every=5)
-        >>> _ = fit(nn.Linear(4, 2), x, y, epochs=11, batch_size=16, callbacks=[track])
+        >>> _ = fit(torch.nn.Linear(4, 2), x, y, epochs=11, batch_size=16, callbacks=[track])
         >>> track.series("epoch"), len(track.series("top"))
         ([1, 5, 10], 3)
     """
