@@ -144,7 +144,7 @@ def signed_distance(
         y: Their ordinate.
     """
     sharpness = (45 / animals.scale)[:, None, None]
-    total: Tensor | float = 0.0
+    total = torch.zeros(())
     for limb in limbs:
         a, b, radius = animals.start[:, limb], animals.end[:, limb], animals.radii[:, limb]
         along = b - a

@@ -8,7 +8,7 @@ benchmarks each class has a background of its own, in 97 % and 87 % of its image
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -194,9 +194,9 @@ class GroupedImages:
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> GroupedImages:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        return GroupedImages(**changed)
+        x, y, c, environment = (change(tensor) for tensor in (self.x, self.y, self.c, self.environment))
+        mask = None if self.mask is None else change(self.mask)
+        return replace(self, x=x, y=y, c=c, environment=environment, mask=mask)
 
     def __repr__(self) -> str:
         groups = len(self.group.unique())
