@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from faultlines.attacks.loop import AttackResult
+from faultlines.attacks.results import AttackResult
 from faultlines.estimators.lipschitz.attention import attention_bound
 from faultlines.estimators.lipschitz.jacobian import jacobian_norm
 from faultlines.estimators.lipschitz.network import logit_jacobian_norm, margin_radius

@@ -1,15 +1,66 @@
-"""The nearest adversarial point so far of every sample, for attacks that minimise the perturbation."""
+"""What attacks find: the worst point of a walk, the nearest point of a search, and the result of either."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.loop import AttackResult
 from faultlines.attacks.norms import Norm
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found, sample by sample.
+
+    Attributes:
+        x_adv: The worst point visited, inside ball and box: one that reaches the goal if any did, and among
+            those the one of largest loss. With early stopping the first one that reached the goal.
+        success: Whether the goal is reached at `x_adv`, that is at any point visited, the clean one included.
+        loss: The loss at `x_adv`.
+        gradients: Gradient evaluations spent on the sample.
+    """
+
+    x_adv: Float[Tensor, "batch ..."]
+    success: Bool[Tensor, " batch"]
+    loss: Float[Tensor, " batch"]
+    gradients: Int64[Tensor, " batch"]
+
+    def at(self, index: Tensor | slice) -> AttackResult:
+        """Return what was found for some of the samples."""
+        return AttackResult(self.x_adv[index], self.success[index], self.loss[index], self.gradients[index])
+
+
+class Worst:
+    """The worst point so far of every sample: one that reaches the goal, and among those the largest loss."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x_adv = x.clone()
+        self.success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.gradients = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+    def visit(self, index: Tensor, z: Tensor, loss: Tensor, reached: Tensor) -> None:
+        """Keep `z` for those of the samples `index` for which it is worse than what was there."""
+        z, loss = z.detach(), loss.detach().to(self.loss.dtype)
+        success, best = self.success[index], self.loss[index]
+        worse = (reached & ~success) | ((reached == success) & (loss > best))
+        shaped = worse.reshape(-1, *[1] * (z.ndim - 1))
+        self.x_adv[index] = torch.where(shaped, z, self.x_adv[index])
+        self.loss[index] = torch.where(worse, loss, best)
+        self.success[index] = success | reached
+
+    def add(self, index: Tensor, found: AttackResult) -> None:
+        """Keep what another attack found for the samples `index`, and add up its cost."""
+        self.visit(index, found.x_adv, found.loss, found.success)
+        self.gradients[index] += found.gradients
+
+    def result(self) -> AttackResult:
+        """Return what was kept."""
+        return AttackResult(self.x_adv, self.success, self.loss, self.gradients)
 
 
 class Nearest:
@@ -24,7 +75,7 @@ class Nearest:
 
     def __init__(
         self,
-        x: Float[Tensor, batch * dims],
+        x: Float[Tensor, "batch ..."],
         norm: Norm,
         loss: Float[Tensor, " batch"],
         reached: Bool[Tensor, " batch"],

@@ -1,25 +1,30 @@
-"""The folder in which an unfinished job keeps its trainings; see `faultlines.training.checkpoint`."""
+"""The folder in which an unfinished notebook keeps its trainings; see `faultlines.training.checkpoint`.
+
+The environment variable `FAULTLINES_CHECKPOINTS` names it, for whichever tool executes. The runner names one for
+every job; with papermill alone it is yours to choose.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
 
-from faultlines.notebook.hashing import digest
+from faultlines.notebook.code import Modules, digest
 from faultlines.notebook.project import Project
 from faultlines.notebook.task import Task, code_of
 
+CHECKPOINTS = "FAULTLINES_CHECKPOINTS"
 
-def take_up(project: Project, task: Task, modules: Mapping[str, str]) -> bool:
+
+def take_up(project: Project, task: Task, modules: Modules) -> bool:
     """Name the folder for trainings, and return whether an execution of the same code left some there."""
     parent = project.trained(task.label, task.chapter.name)
     code = digest(json.dumps(code_of(task, modules), sort_keys=True))
     for other in parent.glob("*"):
         if other.name != code:
             shutil.rmtree(other, ignore_errors=True)
-    os.environ["FAULTLINES_CHECKPOINTS"] = str(parent / code)
+    os.environ[CHECKPOINTS] = str(parent / code)
     return any((parent / code).glob("*"))
 
 
