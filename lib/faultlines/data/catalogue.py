@@ -255,9 +255,12 @@ def available(root: str | os.PathLike | None = None) -> list[Availability]:
 
 
 def _survey(name: str, root: Path) -> Availability | None:
-    known, how, found = KNOWN.get(name), how_to_get(name, root), locate(name, root)
-    if found is None or (known is not None and known.form == "embedded"):
-        return None if known is None else _of_known(known, found, how)
+    known, how = KNOWN.get(name), how_to_get(name, root)
+    if known is not None and known.form == "embedded":
+        return _of_known(known, None, how)
+    found = locate(name, root)
+    if found is None:
+        return None if known is None else _of_known(known, None, how)
     source, path = found
     if source == "torchvision":
         return None if known is None else _of_known(known, found, how)
