@@ -8,12 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.data.spurious.animals import EAR, FAR, NEAR, pose, signed_distance
-from faultlines.data.spurious.canvas import mix
-from faultlines.data.spurious.coats import fur, pattern
-from faultlines.data.spurious.grouped import GroupedImages
-from faultlines.data.spurious.scenes import neutral, scenes
-from faultlines.data.spurious.structure import CLASSES, LOCATIONS
+from faultlines.data.spurious.animals import EAR, FAR, NEAR, fur, pattern, pose, signed_distance
+from faultlines.data.spurious.grouped import CLASSES, LOCATIONS, GroupedImages
+from faultlines.data.spurious.scenes import mix, neutral, scenes
 
 CHUNK = 64  # images painted at once: what fits into the cache
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from faultlines.data import CLASSES, render_groups
-from faultlines.data.spurious.render import CHUNK
+from faultlines.data.spurious.rendering import CHUNK
 
 N = 2 * CHUNK + 10  # more than two chunks
 
