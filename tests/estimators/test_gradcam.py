@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.estimators import grad_cam, logits_and_maps, normalize_map
-from faultlines.estimators.gradcam import cam_of_head, pools_linearly
+from faultlines.estimators.attribution.cam import cam_of_head, pools_linearly
 
 
 class Pooled(nn.Module):

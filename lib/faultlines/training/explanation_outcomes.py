@@ -14,9 +14,8 @@ from faultlines.attacks.explanation.noise import ExplanationNoise
 from faultlines.attacks.explanation.observation import Explain
 from faultlines.attacks.explanation.pgd import ExplanationPGD
 from faultlines.attacks.explanation.result import ExplanationResult
-from faultlines.estimators.similarity.correlation import cosine, spearman
+from faultlines.estimators.similarity.correlation import cosine, spearman, topk_intersection
 from faultlines.estimators.similarity.kendall import kendall_tau
-from faultlines.estimators.similarity.top import topk_intersection
 
 Likeness = dict[str, Float[Tensor, " image"]]
 

@@ -22,8 +22,8 @@ from faultlines.estimators.similarity import (
     ssim,
     topk_intersection,
 )
+from faultlines.estimators.similarity.correlation import FINITE, average_ranks, order_codes, tied_pairs
 from faultlines.estimators.similarity.kendall import inversions
-from faultlines.estimators.similarity.sorting import FINITE, average_ranks, order_codes, tied_pairs
 
 RANKED = [(kendall_tau, stats.kendalltau), (spearman, stats.spearmanr)]
 PAIRWISE = [

@@ -12,9 +12,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faultlines.attacks.frozen import frozen
-from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
-from faultlines.estimators.attribution.gradient import Images, Model, Target, refuse_fused
-from faultlines.estimators.attribution.mode import derivatives
+from faultlines.estimators.attribution.gradients import (
+    Images,
+    Model,
+    Target,
+    check_images,
+    check_target,
+    refuse_fused,
+    target_logit,
+)
+from faultlines.estimators.forward import derivatives
 from faultlines.models.recorder import record
 
 Query = Literal["cls", "mean"]

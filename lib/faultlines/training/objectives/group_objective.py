@@ -106,7 +106,7 @@ def pooled_features(
     Raises:
         ValueError: If the network is of another kind.
     """
-    from faultlines.estimators.gradcam import pools_linearly
+    from faultlines.estimators.attribution.cam import pools_linearly
 
     if not pools_linearly(model):
         raise ValueError(f"{type(model).__name__} has no features(x) and linear head to take features from")

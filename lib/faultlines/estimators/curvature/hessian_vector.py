@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.curvature.checks import check_mode
-from faultlines.estimators.curvature.recording import check_recording
+from faultlines.estimators.curvature.inputs import check_mode
+from faultlines.estimators.forward import check_recording
 from faultlines.models.recorder import record
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -20,12 +20,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from faultlines.estimators.curvature.checks import check_inputs, check_mode, check_targets
-from faultlines.estimators.curvature.inputs import input_hessian
-from faultlines.estimators.curvature.lanczos import lanczos
-from faultlines.estimators.curvature.product import HessianProduct
-from faultlines.estimators.curvature.recording import check_recording
-from faultlines.estimators.krylov import length as lengths
+from faultlines.estimators.curvature.hessian_vector import HessianProduct
+from faultlines.estimators.curvature.inputs import check_inputs, check_mode, check_targets, input_hessian
+from faultlines.estimators.curvature.krylov import lanczos, lengths
+from faultlines.estimators.forward import check_recording
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.estimators.attribution.attention_maps import gradient_rollout, raw_attention, rollout
-from faultlines.estimators.attribution.grad_cam import grad_cam
-from faultlines.estimators.attribution.gradient import Images, Model, Target, gradient, input_x_gradient
-from faultlines.estimators.attribution.guided import guided_backprop
-from faultlines.estimators.attribution.integrated import integrated_gradients
-from faultlines.estimators.attribution.mode import derivatives
-from faultlines.estimators.attribution.smoothgrad import smoothgrad
+from faultlines.estimators.attribution.averaged_gradients import integrated_gradients, smoothgrad
+from faultlines.estimators.attribution.cam import grad_cam
+from faultlines.estimators.attribution.gradients import (
+    Images,
+    Model,
+    Target,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+)
+from faultlines.estimators.forward import derivatives
 
 
 def pixel_map(signed: Images) -> Float[Tensor, "batch height width"]:
@@ -38,6 +43,8 @@ PIXEL_METHODS: dict[str, Callable[..., Tensor]] = {
     "integrated_gradients": integrated_gradients,
     "guided_backprop": guided_backprop,
 }
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     **PIXEL_METHODS,
     "grad_cam": grad_cam,
