@@ -20,7 +20,8 @@ from torch import nn
 from faultlines.data import load
 from faultlines.estimators.curvature import hessian_top
 from faultlines.models import CNN, MLP
-from faultlines.training import CrossEntropy, CurvaturePenalty, CurvatureTrack, InputGradient, fit, seeded
+from faultlines.studies import CurvatureTrack
+from faultlines.training import CrossEntropy, CurvaturePenalty, InputGradient, fit, seeded
 
 ROUNDS, TOLERANCE, TARGET = 7, 1e-2, 1.0
 SGD = {

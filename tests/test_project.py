@@ -60,7 +60,7 @@ def test_importing_the_library_does_not_import_torchvision() -> None:
     code = """
 import importlib, sys
 import faultlines
-for name in ("attacks", "data", "estimators", "models", "notebook", "reporting", "training"):
+for name in ("attacks", "data", "estimators", "models", "notebook", "reporting", "studies", "training"):
     room = importlib.import_module("faultlines." + name)
     for public in room.__all__:
         getattr(room, public)
@@ -88,6 +88,7 @@ IMPORTS = {
     "attacks": {"data", "models", "estimators"},
     "estimators": {"data", "models", "attacks"},
     "training": {"data", "models", "attacks", "estimators"},
+    "studies": {"data", "models", "attacks", "estimators", "training"},
     "reporting": set(),
     "notebook": set(),
     "runner": {"notebook", "reporting"},

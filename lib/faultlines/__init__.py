@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "notebook",
         "reporting",
         "runner",
+        "studies",
         "training",
     ],
 )

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from faultlines.attacks.ball import Ball
 from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
-from faultlines.attacks.frozen import frozen
 from faultlines.attacks.loop import AttackResult, Objective, ascend
 from faultlines.attacks.losses import Loss, as_loss
 from faultlines.attacks.misclassification import Misclassification
 from faultlines.attacks.norms import Norm, as_norm
 from faultlines.attacks.steps import StepRule
+from faultlines.models.inference import frozen
 
 
 class WalkOptions(TypedDict, total=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faultlines.book.sphinx_extension import render_math
 
-PACKAGES = ("data", "models", "attacks", "estimators", "training", "reporting", "notebook")
+PACKAGES = ("data", "models", "attacks", "estimators", "training", "studies", "reporting", "notebook")
 
 
 def concrete_modules(package: str) -> list[str]:

@@ -13,6 +13,9 @@ from .clip.two_tower import contrastive_loss as contrastive_loss
 from .cnn import CNN as CNN
 from .differential import DifferentialAttention as DifferentialAttention
 from .differential import lambda_init_schedule as lambda_init_schedule
+from .inference import frozen as frozen
+from .inference import logits_of as logits_of
+from .inference import unsteady_layers as unsteady_layers
 from .kernel_attention import LinearAttention as LinearAttention
 from .kernel_attention import RBFAttention as RBFAttention
 from .kernel_attention import SigmoidAttention as SigmoidAttention

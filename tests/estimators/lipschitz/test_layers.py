@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.estimators import READINGS, jacobian_norm, layer_lipschitz, local_lipschitz
+from faultlines.estimators.lipschitz import READINGS, jacobian_norm, layer_lipschitz, local_lipschitz
 from faultlines.estimators.lipschitz.local import read_layer
 from faultlines.models import ViT, record
 

@@ -116,11 +116,11 @@ def tie_branches(model: nn.Module, sign: int) -> nn.Module:
         ValueError: If `sign` is neither, or a block has no branches.
 
     Example:
-        >>> from faultlines.estimators.alignment import alignment_exact
+        >>> from faultlines.estimators.alignment import layer_gradients
         >>> from faultlines.models import ViT
         >>> sizes = dict(image_size=4, patch_size=4, channels=1, classes=3, dim=8, depth=1, heads=4)
         >>> model = tie_branches(ViT(**sizes, attention="differential").double(), -1)
-        >>> cosine = alignment_exact(model, torch.rand(1, 1, 4, 4).double()).cosine
+        >>> cosine = layer_gradients(model, torch.rand(1, 1, 4, 4).double()).branches.cosine
         >>> bool((cosine + 1).abs().max() < 1e-9)
         True
     """

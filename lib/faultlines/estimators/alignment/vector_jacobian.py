@@ -1,6 +1,4 @@
-"""Alignment of the branch gradients from products with their Jacobians: of random signs, or of the gradient
-that an attack follows.
-"""
+"""Alignment of the branch gradients from products with their Jacobians: of random signs, or of the loss gradient."""
 
 from __future__ import annotations
 

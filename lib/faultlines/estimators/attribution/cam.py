@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from faultlines.estimators.attribution.gradients import Images, Target, check_images, check_target
+from faultlines.estimators.forward import check_steady, derivatives, original, outputs
+from faultlines.models.inference import frozen, logits_of
 
 Normalization = Literal["none", "minmax", "l1", "l2"]
 
@@ -50,39 +55,60 @@ def normalize_map(
 
 
 Method = Literal["auto", "closed", "autograd"]
-
-
 Maps = Float[Tensor, "batch height width"]
 
 
 def grad_cam(
     model: nn.Module,
-    x: Float[Tensor, "batch channel rows columns"],
-    target: int | Int[Tensor, " batch"],
-    **options: object,
+    x: Images,
+    target: Target,
+    *,
+    layer: str | nn.Module | None = None,
+    relu: bool = True,
+    center: bool = False,
+    normalize: Normalization = "none",
+    method: Method = "auto",
+    create_graph: bool = False,
 ) -> Maps:
-    r"""Grad-CAM of one class a sample (Selvaraju et al. 2017).
+    r"""Grad-CAM of one class a sample (Selvaraju et al. 2017), at the resolution of a layer.
 
-    With $A \in \mathbb{R}^{K \times h \times w}$ the output of a layer and $s_t$ the logit of class $t$,
+    With $A \in \mathbb{R}^{K \times h \times w}$ the output of the layer and $s_t$ the logit of class $t$,
 
     $$M = \mathrm{ReLU}\Bigl(\sum_k \alpha_k A_k\Bigr), \qquad
       \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial s_t}{\partial A_{k,ij}}.$$
 
-    Samples are taken to be independent: a batch norm in training mode *behind* the layer would couple them.
-
     Args:
-        model: Maps images to logits; its mode is left as it is.
+        model: A convolutional network, in evaluation mode.
         x: Images.
-        target: Class of every sample, or one for all.
-        **options: Those of `logits_and_maps`.
+        target: The class of each image, or one for all.
+        layer: The layer whose output is mapped, by name or itself; by default `model.features` where a linear head
+            averages over it, and otherwise the last `nn.Conv2d` that runs.
+        relu: Whether to cut negative evidence off.
+        center: Whether to take the logit less the mean logit; see `logits_and_maps`.
+        normalize: `"none"`, `"minmax"`, `"l1"` or `"l2"`; see `normalize_map`.
+        method: `"closed"`, `"autograd"`, or the first where it can be had.
+        create_graph: Whether the maps can be differentiated; without it little more is kept in memory than the layer
+            and what comes behind it.
 
     Returns:
-        Maps at the layer's resolution.
+        One map an image.
 
     Raises:
-        ValueError: If an option does not fit; see `logits_and_maps`.
+        ValueError: If an argument is not as stated, the model has no convolution to default to, or it is in training
+            mode with layers for which that matters.
     """
-    return logits_and_maps(model, x, target, **options)[1]
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        target = check_target(target, x)
+        model = original(model)
+        check_steady(model)
+        if layer is None and not pools_linearly(model):
+            layer = last_convolution(model, x)
+        options: dict[str, Any] = {"layer": layer, "relu": relu, "center": center, "normalize": normalize}
+        if not create_graph:
+            x = x.detach()
+        with nullcontext() if create_graph else frozen(model):
+            return logits_and_maps(model, x, target, method=method, create_graph=create_graph, **options)[1]
 
 
 def logits_and_maps(
@@ -107,7 +133,8 @@ def logits_and_maps(
         model: Maps images to logits.
         x: Images.
         target: Class of every sample, or one for all.
-        layer: The layer whose output is mapped, by name or itself; by default what `model.features` returns.
+        layer: The layer whose output is mapped, by name or itself; by default what `model.features` returns. Where
+            it returns a tuple or a mapping, the first feature maps in it; where it runs more than once, its last run.
         relu: Whether to cut negative evidence off.
         center: Whether to take the logit less the mean logit, as softmax does not see the difference: a
             network could otherwise hide evidence for a class as evidence against all others.
@@ -141,6 +168,7 @@ def logits_and_maps(
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is not one of {get_args(Method)}")
+    model: Any = original(model)
     possible = layer is None and pools_linearly(model)
     if method == "closed" and not possible:
         raise ValueError(
@@ -153,12 +181,12 @@ def logits_and_maps(
             logits = model.head(features.mean(dim=(2, 3)))
             maps = cam_of_head(features, model.head.weight, _targets(target, logits), center=center)
         else:
-            with _captured(model, layer) as outputs:
-                logits = model(x)
-            if not outputs:
+            with _captured(model, layer) as captured:
+                logits = logits_of(model(x))
+            if not captured:
                 raise ValueError(f"layer={layer!r} was not run in the forward pass")
             maps = cam_of_graph(
-                outputs[-1], logits, _targets(target, logits), center=center, create_graph=create_graph
+                captured[-1], logits, _targets(target, logits), center=center, create_graph=create_graph
             )
     if not create_graph:
         maps = maps.detach()
@@ -166,8 +194,39 @@ def logits_and_maps(
 
 
 def pools_linearly(model: nn.Module) -> bool:
-    """Return whether the model declares itself as `head(features(x).mean((2, 3)))`, the head linear."""
-    return callable(getattr(model, "features", None)) and isinstance(getattr(model, "head", None), nn.Linear)
+    """Return whether the model declares itself as `head(features(x).mean((2, 3)))`, the head linear.
+
+    A network that has more weights than those of a module `features` and of the head does something between them,
+    as Swin Transformers do: it declares nothing by these names.
+    """
+    features, head = getattr(model, "features", None), getattr(model, "head", None)
+    if not callable(features) or not isinstance(head, nn.Linear):
+        return False
+    if not isinstance(features, nn.Module):
+        return True
+    return {id(p) for p in model.parameters()} == {
+        id(p) for part in (features, head) for p in part.parameters()
+    }
+
+
+def last_convolution(model: nn.Module, x: Images) -> nn.Conv2d:
+    """Return the convolution that runs last: of an auxiliary head, which runs in training only, it is not.
+
+    Raises:
+        ValueError: If none runs.
+    """
+    ran: list[nn.Conv2d] = []
+    convolutions = [part for part in getattr(model, "modules", list)() if isinstance(part, nn.Conv2d)]
+    handles = [part.register_forward_pre_hook(lambda conv, _: ran.append(conv)) for part in convolutions]
+    try:
+        with torch.no_grad():
+            outputs(model, x[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise ValueError(f"layer=None needs a model with an nn.Conv2d; {type(model).__name__} runs none")
+    return ran[-1]
 
 
 def cam_of_head(
@@ -201,7 +260,12 @@ def cam_of_graph(
     score = logits.gather(1, target[:, None]).sum()
     if center:
         score = score - logits.mean(dim=1).sum()
-    (slope,) = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)
+    slope = None
+    if score.requires_grad:
+        options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
+        (slope,) = torch.autograd.grad(score, features, **options)
+    if slope is None:
+        raise ValueError("the logits do not depend on the layer, so that it has no Grad-CAM map")
     return _combine(features, slope.mean(dim=(2, 3)))
 
 
@@ -226,14 +290,12 @@ def _targets(target: int | Tensor, logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def _captured(model: nn.Module, layer: str | nn.Module | None) -> Iterator[list[Tensor]]:
-    outputs: list[Tensor] = []
+def _captured(model: Any, layer: str | nn.Module | None) -> Iterator[list[Tensor]]:
+    """Collect what a layer returns; the network goes on with a copy, which it may change in place."""
+    captured: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        if not output.requires_grad:  # a frozen network on images: nothing else would ask for a graph
-            output = output.requires_grad_()
-        outputs.append(output)
-        return output
+    def keep(module: object, inputs: object, output: Any) -> Any:
+        return _replace_maps(output, captured)
 
     if layer is None:
         if not pools_linearly(model):
@@ -241,23 +303,41 @@ def _captured(model: nn.Module, layer: str | nn.Module | None) -> Iterator[list[
                 f"layer=None needs a model with features(x) and a linear head, not {type(model).__name__}"
             )
         layer = model.features
-    if not isinstance(
-        layer, (str, nn.Module)
-    ):  # a method runs no hook: shadow it on the instance for one pass
-        original = layer
-        model.features = lambda x: keep(model, x, original(x))
+    if not isinstance(layer, (str, nn.Module)):  # a method runs no hook: shadow it for one pass
+        method = layer
+        vars(model)["features"] = lambda x: keep(model, x, method(x))
         try:
-            yield outputs
+            yield captured
         finally:
-            del model.features
+            del vars(model)["features"]
         return
     if isinstance(layer, str):
         names = dict(model.named_modules())
         if layer not in names or not layer:
             raise ValueError(f"layer={layer!r} is not one of {', '.join(name for name in names if name)}")
         layer = names[layer]
-    handle = layer.register_forward_hook(keep)
+    handle = original(layer).register_forward_hook(keep)
     try:
-        yield outputs
+        yield captured
     finally:
         handle.remove()
+
+
+def _replace_maps(output: Any, captured: list[Tensor]) -> Any:
+    """Append the first feature maps in what a layer returned, and return the same with a copy in their place."""
+    if isinstance(output, Tensor):
+        if not output.requires_grad:  # a frozen network on images: nothing else would ask for a graph
+            output = output.detach().requires_grad_()
+        captured.append(output)
+        return output.clone()
+    parts = list(output.items()) if isinstance(output, Mapping) else list(enumerate(output))
+    places = [key for key, part in parts if isinstance(part, Tensor) and part.ndim == 4]
+    if not places:
+        raise ValueError(
+            f"the layer returns a {type(output).__name__} without maps; Grad-CAM needs [batch, k, h, w]"
+        )
+    new = copy(output) if isinstance(output, Mapping) else list(output)
+    new[places[0]] = _replace_maps(new[places[0]], captured)  # type: ignore[index]
+    if isinstance(output, tuple):
+        return type(output)(*new) if hasattr(output, "_fields") else tuple(new)
+    return new

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from faultlines.attacks.frozen import frozen
-from faultlines.estimators.forward import derivatives
+from faultlines.estimators.forward import check_steady, derivatives, original, outputs
+from faultlines.models.inference import frozen, logits_of
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+Model = Callable[..., Any]
+
+
+Images = Float[Tensor, "batch channel height width"]
+
+
+Target = Int64[Tensor, " batch"] | int
 
 
 def check_images(x: Tensor) -> None:
@@ -41,14 +52,18 @@ def check_target(target: Int64[Tensor, " batch"] | int, x: Tensor) -> Int64[Tens
     """Return the class to explain of each image.
 
     Raises:
-        ValueError: If `target` is neither an integer nor one int64 class an image, or negative.
+        ValueError: If `target` is neither an integer nor one integer class an image, or negative.
     """
-    if isinstance(target, int) and not isinstance(target, bool):
-        target = torch.full((len(x),), target, device=x.device)
-    if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.shape != x.shape[:1]:
-        is_tensor = isinstance(target, Tensor)
-        what = f"has dtype {target.dtype} and shape {tuple(target.shape)}" if is_tensor else f"is {target!r}"
-        raise ValueError(f"target {what}; it must be one class, or torch.int64 of shape ({len(x)},)")
+    if isinstance(target, Integral) and not isinstance(target, bool):
+        target = torch.full((len(x),), int(target), device=x.device)
+    if not isinstance(target, Tensor):
+        raise ValueError(f"target is {target!r}; it must be one class, or integers of shape ({len(x)},)")
+    if target.dtype not in INTEGERS or target.shape not in ((), x.shape[:1]):
+        raise ValueError(
+            f"target has dtype {target.dtype} and shape {tuple(target.shape)}; it must be one class, or integers of "
+            f"shape ({len(x)},)"
+        )
+    target = target.long().expand(len(x))
     if target.device != x.device:
         raise ValueError(f"target is on {target.device}, x on {x.device}; they must be on one device")
     if target.min() < 0:
@@ -74,19 +89,11 @@ def target_logit(logits: Float[Tensor, "n classes"], target: Int64[Tensor, " n"]
     return logits.gather(1, target[:, None]).squeeze(1)
 
 
-Model = Callable[[Tensor], Tensor]
-
-
-Images = Float[Tensor, "batch channel height width"]
-
-
-Target = Int64[Tensor, " batch"] | int
-
-
 def gradient(model: Model, x: Images, target: Target, *, create_graph: bool = False) -> Images:
     r"""Return $\partial z_t / \partial x$ of the target's logit, signed (Simonyan et al. 2014, without the modulus).
 
-    Samples must not mix: a model with batch normalisation belongs in eval mode. Another head is another model,
+    Samples must not mix and answers not change from call to call: a model with batch normalisation or dropout belongs
+    in eval mode, and is refused in training mode. Another head is another model,
     `lambda x: model(x).log_softmax(1)` say; saturated heads have gradients near zero, and maps of noise.
 
     Args:
@@ -128,11 +135,12 @@ def logit_gradient(
     model: Model, points: Images, target: Int64[Tensor, " batch"], *, create_graph: bool
 ) -> Images:
     """Return what `gradient` returns, of arguments that are checked."""
+    check_steady(model)
     if not (create_graph and points.requires_grad):
         points = points.detach().requires_grad_()
     # torch's composite form of attention is the one that has a second derivative
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if create_graph else frozen(model):
-        logits = target_logit(model(points), target)
+        logits = target_logit(outputs(model, points), target)
         if create_graph:
             refuse_fused(logits, points)
         if not logits.requires_grad:
@@ -163,6 +171,17 @@ def refuse_fused(output: Tensor, points: Tensor) -> None:
         todo.extend(parent for parent, _ in node.next_functions)
 
 
+class _Logits(nn.Module):
+    """A model that returns its logits alone, as captum expects."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.model(x))
+
+
 def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph: bool = False) -> Images:
     """Return the gradient with only its positive part let through at each ReLU (Springenberg et al. 2015), signed.
 
@@ -183,6 +202,7 @@ def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph
     """
     if create_graph:
         raise ValueError("create_graph=True is not there for guided_backprop: captum's hooks leave no graph")
+    model = original(model)
     if not isinstance(model, nn.Module) or not any(isinstance(part, nn.ReLU) for part in model.modules()):
         raise ValueError(
             f"model {type(model).__name__} has no nn.ReLU module; guided_backprop is defined for networks of them"
@@ -192,9 +212,10 @@ def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph
     with derivatives(create_graph, x, target) as (x, target):
         check_images(x)
         target = check_target(target, x)
+        check_steady(model)
         with torch.no_grad():
             # captum has no error of its own for a wrong class
-            target_logit(model(x[:1]), target.amax().view(1))
+            target_logit(outputs(model, x[:1]), target.amax().view(1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # captum announces its hooks at every call
-            return GuidedBackprop(model).attribute(x.detach().clone(), target=target)
+            return GuidedBackprop(_Logits(model)).attribute(x.detach().clone(), target=target)

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.estimators.curvature.krylov import lanczos, lengths
-from faultlines.estimators.forward import check_recording
-from faultlines.models.recorder import record
+from faultlines.estimators.forward import check_steady, explicit_attention, in_any_mode, outputs
 
 
 def check_inputs(x: Tensor, y: Tensor) -> None:
@@ -86,6 +85,7 @@ class InputCurvature:
         return self.norm / self.gradient
 
 
+@in_any_mode
 def input_curvature(
     model: Network,
     x: Float[Tensor, "batch ..."],
@@ -133,6 +133,7 @@ def input_curvature(
     return InputCurvature(torch.cat(gradients), torch.cat(norms), torch.cat(errors), taken)
 
 
+@in_any_mode
 def input_hessian(
     model: Network, x: Float[Tensor, "batch ..."], y: Int64[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "batch n"], Callable[[Tensor], Tensor]]:
@@ -144,19 +145,18 @@ def input_hessian(
     Raises:
         ValueError: If the model does not return `[batch, classes]`, a target is no logit, or batch normalisation or
             dropout is in training mode.
-        RuntimeError: If called under `torch.inference_mode()`.
     """
-    check_recording()
     check_inputs(x, y)
-    check_mode(model)
+    check_steady(model)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        with record():
-            logits = model(leaf)
+        with explicit_attention():
+            logits = outputs(model, leaf)
         check_targets(logits, x, y)
         total = logits.gather(1, y[:, None]).sum()
         gradient = _derivative(total, leaf, create_graph=True)
 
+    @in_any_mode
     def product(v: Tensor) -> Tensor:
         return _derivative(gradient, leaf, v.view_as(leaf)).flatten(1)
 

@@ -108,7 +108,7 @@ def hessian_top(
         loss: Mean loss from outputs and targets.
         steps: At most so many products.
         tol: Relative accuracy aimed at; see `lanczos`.
-        chunk_size: Samples a piece, where all at once do not fit in memory.
+        chunk_size: Samples a piece, where all at once do not fit in memory; it does not change the value.
         generator: Source of the starting direction; seeded with 0 by default.
 
     Returns:
@@ -147,7 +147,7 @@ def hessian_trace(
         y: Targets.
         loss: Mean loss from outputs and targets.
         probes: Number of Hessian-vector products.
-        chunk_size: Samples a piece, where all at once do not fit in memory.
+        chunk_size: Samples a piece, where all at once do not fit in memory; it does not change the value.
         generator: Source of the signs; seeded with 0 by default.
 
     Returns:

@@ -1,5 +1,6 @@
-"""The NTK of a two-layer ReLU network: of infinite width in closed form (Cho & Saul 2009; Arora et al. 2019), and
-of finite width in blocks of hidden units.
+"""The NTK of a two-layer ReLU network, of infinite width in closed form and of finite width in blocks of units.
+
+The closed form is that of Cho & Saul (2009) and Arora et al. (2019).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from faultlines.models.linearized import check_rows
 
+CPU = torch.device("cpu")
 
-def available_bytes(device: torch.device | str = "cpu") -> int:
+
+def available_bytes(device: torch.device) -> int:
     """Return the memory that is free on a device."""
-    device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -36,7 +38,7 @@ def check_kernel_memory(
     columns: int,
     *,
     dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
+    device: torch.device = CPU,
     copies: float = 3.0,
     available: int | None = None,
 ) -> None:

@@ -163,12 +163,12 @@ def topk_intersection(a: Maps, b: Maps, k: int) -> Float[Tensor, " batch"]:
     n = rows_a.shape[1]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
         raise ValueError(f"k={k!r} must be an integer from 1 to {n}, the entries of a map")
-    common = torch.minimum(_membership(rows_a, k), _membership(rows_b, k)).sum(dim=1)
+    common = torch.minimum(top_membership(rows_a, k), top_membership(rows_b, k)).sum(dim=1)
     share = (common / k).clamp(0, 1).to(a.dtype)
     return where_defined(share, both_finite(rows_a, rows_b))
 
 
-def _membership(rows: Float[Tensor, "batch n"], k: int) -> Float[Tensor, "batch n"]:
+def top_membership(rows: Float[Tensor, "batch n"], k: int) -> Float[Tensor, "batch n"]:
     """Return in float64 to which part each entry belongs to the top; the parts of a row sum to `k`."""
     rows = rows.detach()
     last = rows.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)

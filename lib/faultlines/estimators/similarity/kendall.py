@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt32, UInt64
 from torch import Tensor
 
-from faultlines.estimators.similarity.correlation import FINITE, Maps, flat_pair, order_codes, tied_pairs
+from faultlines.estimators.similarity.correlation import Maps, flat_pair, sort_rows_
 
 FINITE = np.uint32(0x00800000), np.uint32(0xFF7FFFFF)  # the codes of the least and the largest finite float32
 

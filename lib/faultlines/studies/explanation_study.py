@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from faultlines.attacks.explanation.criteria import Criterion
 from faultlines.attacks.explanation.observation import Explain
-from faultlines.training.explanation_outcomes import ExplanationOutcome, common_correct, explanation_outcome
-from faultlines.training.network_traits import NetworkTraits, network_traits
+from faultlines.studies.explanation_outcomes import ExplanationOutcome, common_correct, explanation_outcome
+from faultlines.studies.network_traits import NetworkTraits, network_traits
 
 Values = Float[np.ndarray, " seed"]
 

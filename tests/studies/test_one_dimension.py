@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.training import fit_lines
-from faultlines.training.one_dimension import (
+from faultlines.studies import fit_lines
+from faultlines.studies.one_dimension import (
     descend_lines,
     evaluate,
     initial_weights,

@@ -12,7 +12,8 @@ from torch import nn
 from faultlines.attacks import ExplanationPGD, TopK
 from faultlines.estimators import attribute
 from faultlines.models import MLP
-from faultlines.training import common_correct, explanation_likeness, explanation_outcome, seeded
+from faultlines.studies import common_correct, explanation_likeness, explanation_outcome
+from faultlines.training import seeded
 
 EXPLAIN = partial(attribute, method="gradient", create_graph=True)
 

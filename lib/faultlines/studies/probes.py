@@ -24,7 +24,7 @@ from faultlines.estimators.lipschitz.local import layer_lipschitz
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.empirical import empirical_ntk
 from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
-from faultlines.training.explanation_outcomes import explanation_outcome
+from faultlines.studies.explanation_outcomes import explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]
 

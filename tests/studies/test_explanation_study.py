@@ -11,7 +11,8 @@ import torch
 
 from faultlines.estimators import attribute
 from faultlines.models import MLP
-from faultlines.training import Budget, ExplanationStudy, explanation_outcome, network_traits, seeded
+from faultlines.studies import Budget, ExplanationStudy, explanation_outcome, network_traits
+from faultlines.training import seeded
 
 BUDGET = Budget(eps=0.1, steps=3, k=4)
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from faultlines.training.explanation_outcomes import common_correct
-from faultlines.training.probes import PROBES, Moved, Probe, ProbeBudget, Samples
+from faultlines.studies.explanation_outcomes import common_correct
+from faultlines.studies.probes import PROBES, Moved, Probe, ProbeBudget, Samples
 
 
 class ProbeStudy:

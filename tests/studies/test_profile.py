@@ -6,13 +6,8 @@ import torch
 from faultlines.attacks import PGD
 from faultlines.estimators import attention_bound, jacobian_norm, map_statistics
 from faultlines.models import ViT, record
-from faultlines.training import (
-    accuracy_profile,
-    attention_records,
-    choose_device,
-    steepness_profile,
-    survives,
-)
+from faultlines.studies import accuracy_profile, attention_records, steepness_profile, survives
+from faultlines.training import choose_device
 
 
 @pytest.fixture(scope="module")

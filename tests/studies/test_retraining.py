@@ -6,7 +6,7 @@ import torch
 from faultlines.estimators.influence import loo_influence
 from faultlines.estimators.ntk import finite_relu_ntk
 from faultlines.models import LinearisedTwoLayer, TwoLayerReLU
-from faultlines.training.retraining import retrained_influence
+from faultlines.studies.retraining import retrained_influence
 from faultlines.training.two_layer import descend
 
 

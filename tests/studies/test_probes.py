@@ -17,8 +17,9 @@ from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk import centred_one_hot, match_ridge
 from faultlines.models import ViT
 from faultlines.models.mechanisms import MECHANISMS
-from faultlines.training import ProbeBudget, ProbeStudy, cue_moved, seeded
-from faultlines.training.probes import PROBES, influences_flipped
+from faultlines.studies import ProbeBudget, ProbeStudy, cue_moved
+from faultlines.studies.probes import PROBES, influences_flipped
+from faultlines.training import seeded
 
 BUDGET = ProbeBudget(eps=0.1, steps=3)
 

@@ -8,7 +8,7 @@ from faultlines.estimators.influence import loo_influence
 from faultlines.estimators.malleability import curated, flip_rate, most_influential
 from faultlines.estimators.ntk import effective_dimension, finite_relu_ntk, signed_targets
 from faultlines.models import Representation, linear_attention
-from faultlines.training.malleability import ATTACKS, KernelClassifier, malleability, perturb
+from faultlines.studies.malleability import ATTACKS, KernelClassifier, malleability, perturb
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,5 @@
+"""Studies: the experiments of the chapters, a module a question."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
