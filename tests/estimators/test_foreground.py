@@ -18,8 +18,8 @@ class Metrics(NamedTuple):
 
 
 def metrics(maps, mask):
-    area = mask.to(maps.dtype).mean(dim=(1, 2))
-    return Metrics(foreground_energy(maps, mask), map_coverage(maps), hoyer_sparsity(maps), area)
+    found = foreground_energy(maps, mask), map_coverage(maps), hoyer_sparsity(maps)
+    return Metrics(*found, mask.to(maps.dtype).mean(dim=(1, 2)))
 
 
 @pytest.fixture(scope="module")
