@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from faultlines.data.cifar import read_batch
+from faultlines.data.torchvision_layout import read_batch
 
 
 class Command:

@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets import utils
 
 from faultlines.data.catalogue import KNOWN
-from faultlines.data.download import download
+from faultlines.data.torchvision_layout import download
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import pickle
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from torchvision import datasets as tv
 
-from faultlines.data import KNOWN, load
+from faultlines.data import KNOWN, arrays, available, class_count, image_shape, load
 from faultlines.data import loading as loading_module
 
 
@@ -145,7 +146,15 @@ def test_grey_npz_gets_one_channel_and_numbered_classes(tmp_path):
         ({"y_test": None}, "lacks y_test"),
         ({"x_train": images(12, 6, 5, 3).astype(np.float32)}, "x_train has dtype float32"),
         ({"x_train": images(12, 30)}, "x_train has shape"),
-        ({"x_train": images(12, 3, 6, 5)}, "channel comes last"),
+        ({"x_train": images(12, 7, 6, 5)}, "channel comes last"),
+        (
+            {"x_train": images(12, 3, 4, 4), "x_test": images(6, 3, 4, 4)},
+            r"first or last.*transpose\(0, 2, 3, 1\)",
+        ),
+        ({"x_train": images(12, 6, 5, 3) / 255.0 * 2}, r"values from 0 to 2; .*x.astype\(numpy.uint8\)"),
+        ({"x_train": np.full((12, 6, 5, 3), np.nan)}, "floats in \\[0, 1\\]"),
+        ({"x_train": images(12, 6, 5, 3).astype(int)}, r"dtype int64 and values .*x.astype\(numpy.uint8\)"),
+        ({"y_train": np.eye(3, dtype=int)[labels(12, 3)]}, r"y_train has shape \(12, 3\).*argmax"),
         ({"x_test": images(6, 7, 5, 3)}, "test images"),
         ({"y_train": labels(11, 3)}, "y_train has shape"),
         ({"y_train": labels(12, 3).astype(float)}, "labels must be integers"),
@@ -158,6 +167,116 @@ def test_grey_npz_gets_one_channel_and_numbered_classes(tmp_path):
 def test_bad_npz_is_a_clear_error(tmp_path, changes, words):
     write_npz(tmp_path, **changes)
     with pytest.raises(ValueError, match=words):
+        load("mine", tmp_path)
+
+
+COMMON = {
+    "labels of Keras": {"y_train": labels(12, 3)[:, None], "y_test": labels(6, 3)[:, None]},
+    "channels first": {"x_train": images(12, 3, 6, 5), "x_test": images(6, 3, 6, 5, seed=1)},
+    "grey, channels first": {"x_train": images(12, 1, 6, 5), "x_test": images(6, 1, 6, 5, seed=1)},
+    "floats": {"x_train": images(12, 6, 5, 3) / 255.0, "x_test": images(6, 6, 5, 3, seed=1) / 255.0},
+    "small squares": {"x_train": images(12, 4, 4, 3), "x_test": images(6, 4, 4, 3, seed=1)},
+    "float32, grey": {
+        "x_train": np.float32(images(12, 6, 5) / 255),
+        "x_test": np.float32(images(6, 6, 5) / 255),
+    },
+}
+
+
+@pytest.mark.parametrize("changes", COMMON.values(), ids=COMMON)
+def test_forms_that_people_have_are_read_as_the_documented_one(tmp_path, changes):
+    stored = write_npz(tmp_path, **changes)
+    data, first = load("mine", tmp_path), stored["x_train"]
+    expected = first if first.dtype != np.uint8 else np.float32(first) / 255
+    expected = expected[:, None] if expected.ndim == 3 else expected
+    if expected.shape[1] > 3:
+        expected = expected.transpose(0, 3, 1, 2)
+    assert torch.allclose(data.x_train, torch.from_numpy(expected).float(), rtol=0, atol=1e-7)
+    assert data.y_train.tolist() == labels(12, 3).tolist()
+    assert image_shape("mine", tmp_path) == data.image_shape
+    assert class_count("mine", tmp_path) == len(data.classes) == 3
+
+
+def test_a_file_of_medmnist_is_a_data_set_with_its_test_set(tmp_path):
+    parts = {"train": images(12, 8, 8), "val": images(3, 8, 8), "test": images(6, 8, 8, seed=1)}
+    named = {f"{part}_images": x for part, x in parts.items()}
+    named |= {f"{part}_labels": labels(len(x), 3)[:, None] for part, x in parts.items()}
+    np.savez_compressed(tmp_path / "bloodmnist.npz", **named)
+    data = load("bloodmnist", tmp_path)
+    assert torch.equal(data.x_test[:, 0], torch.from_numpy(parts["test"]).float() / 255)
+    assert (image_shape("bloodmnist", tmp_path), class_count("bloodmnist", tmp_path)) == ((1, 8, 8), 3)
+    (entry,) = [entry for entry in available(tmp_path) if entry.name == "bloodmnist"]
+    assert (entry.n_train, entry.n_test, entry.image_shape) == (12, 6, (1, 8, 8))
+
+
+class TestShapeWithoutImages:
+    def test_of_known_names_it_is_the_originals(self, tmp_path):
+        for name, known in KNOWN.items():
+            assert image_shape(name, tmp_path) == known.image_shape
+            assert class_count(name, tmp_path) == len(known.classes)
+
+    def test_the_images_are_not_read(self, tmp_path, monkeypatch):
+        write_npz(tmp_path, classes=np.array(["a", "b", "c", "d"]))
+        monkeypatch.setattr(np, "load", None)
+        assert (image_shape("mine", tmp_path), class_count("mine", tmp_path)) == ((3, 6, 5), 4)
+
+    @pytest.mark.parametrize("ask", [image_shape, class_count])
+    def test_what_is_not_there_is_told(self, tmp_path, ask):
+        for name in ("absent", "../x", "a" * 100_000):
+            with pytest.raises(ValueError, match="known") as error:
+                ask(name, tmp_path)
+            assert len(str(error.value)) < 500
+        (tmp_path / "broken.npz").write_bytes(b"broken")
+        with pytest.raises(ValueError, match=r"broken.npz cannot be read"):
+            ask("broken", tmp_path)
+
+    def test_no_torch_is_imported(self):
+        code = (
+            "import sys; from faultlines.data import class_count, image_shape; image_shape('digits'); "
+            "class_count('cifar10'); assert 'torch' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def damage(path, kind):
+    """Make an archive into one that cannot be read."""
+    if kind == "larger than memory":
+        with zipfile.ZipFile(path, "a") as archive, archive.open("x_train.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1000, 1000, 3)}
+            )
+        return
+    blob = bytearray(path.read_bytes())
+    for signature, flags, method in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        at = blob.find(signature)
+        while at >= 0:
+            if kind == "encrypted":
+                blob[at + flags] |= 1
+            elif kind == "unknown compression":
+                blob[at + method : at + method + 2] = b"\x62\x00"
+            at = blob.find(signature, at + 1)
+    if kind == "flipped bytes":
+        blob[80:200] = bytes(255 - byte for byte in blob[80:200])
+    path.write_bytes(blob)
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "unknown compression", "larger than memory", "flipped bytes"])
+def test_a_damaged_archive_is_one_line(tmp_path, kind):
+    write_npz(tmp_path, **({"x_train": None} if kind == "larger than memory" else {}))
+    damage(tmp_path / "mine.npz", kind)
+    for ask in (load, image_shape, class_count):
+        if kind == "flipped bytes" and ask is not load:
+            continue
+        with pytest.raises(ValueError, match=r"mine.npz cannot be read as a data set") as error:
+            ask("mine", tmp_path)
+        assert "\n" not in str(error.value)
+    assert [entry.name for entry in available(tmp_path)][: len(KNOWN)] == list(KNOWN)
+
+
+def test_arrays_larger_than_memory_are_one_line(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+    monkeypatch.setattr(arrays, "_memory", lambda: 1000)
+    with pytest.raises(ValueError, match=r"its arrays take 0 GB, this machine has 0 GB"):
         load("mine", tmp_path)
 
 
@@ -211,10 +330,11 @@ class TestMissing:
         with pytest.raises(ValueError, match=r"imagenet.*known are digits"):
             load("imagenet", tmp_path)
 
-    @pytest.mark.parametrize("name", ["../secret", "a/b", "", None, ".hidden"])
+    @pytest.mark.parametrize("name", ["../secret", "a/b", "", None, ".hidden", "/" * 100_000])
     def test_a_path_is_no_name(self, tmp_path, name):
-        with pytest.raises(ValueError, match="name="):
+        with pytest.raises(ValueError, match="name=") as error:
             load(name, tmp_path)
+        assert len(str(error.value)) < 300
 
 
 def test_root_order(tmp_path, monkeypatch):

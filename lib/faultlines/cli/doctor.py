@@ -69,7 +69,7 @@ def _jupyter_book() -> tuple[str, str, bool]:
 
 def _data_sets() -> list[tuple[str, str, bool]]:
     from faultlines.data import available
-    from faultlines.data.folders import folder_sets
+    from faultlines.data.catalogue import folder_sets
 
     found = {
         entry.name: str(entry.path or "embedded") if entry.source else "not here" for entry in available()

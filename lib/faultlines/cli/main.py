@@ -18,7 +18,7 @@ from rich.table import Table
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State
-from faultlines.notebook.parameters import Check
+from faultlines.notebook.parameters import CHECKS, Check
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
@@ -81,38 +81,6 @@ def read_overrides(given: list[str]) -> dict[str, str]:
             raise UsageError(f"parameter {name!r} is given twice")
         overrides[name] = value
     return overrides
-
-
-def check_data_set(name: str) -> None:
-    """Raise ValueError where a data set is neither here nor to be had."""
-    if name == "digits":
-        return  # embedded: no need to load the library to know
-    from faultlines.data import available, load
-
-    known = {entry.name: entry for entry in available()}
-    if name in known and known[name].source:
-        return
-    try:
-        load(name)  # downloads it where there is a network, which is better done before a kernel waits for it
-    except OSError as error:
-        raise ValueError(str(error)) from None
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError where a device is unknown or not there."""
-    kind, colon, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
-        raise ValueError("a device is auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if int(index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do"
-            )
-
-
-CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
 
 
 def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: dict[str, str]) -> list[Task]:
@@ -292,7 +260,7 @@ COLOURS = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red
 @command
 def status(chapters: Names = None) -> None:
     """Show what there is of each chapter under each run."""
-    from faultlines.book.staging import duration
+    from faultlines.notebook.provenance import duration
 
     project = Project.find()
     runs = Runs.load(project)
@@ -368,7 +336,7 @@ def data(
     ] = None,
 ) -> int:
     """Tell which data sets are here, and how to get those that are not."""
-    from faultlines.data.root import data_root
+    from faultlines.data.catalogue import data_root
 
     told = told_data_sets()
     if name is not None and name not in told:
@@ -384,7 +352,7 @@ def data(
 def told_data_sets() -> dict[str, tuple[str, str]]:
     """Return, for each data set, what is said of it, and how to get it where it is not here."""
     from faultlines.data import available
-    from faultlines.data.folders import folder_sets
+    from faultlines.data.catalogue import folder_sets
 
     told = {}
     for entry in available():

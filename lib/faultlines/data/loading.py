@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from faultlines.data.arrays import Arrays, check
-from faultlines.data.balance import subset
-from faultlines.data.catalogue import KNOWN, KnownSet
-from faultlines.data.cifar import find_cifar, read_cifar_folder
-from faultlines.data.dataset import Dataset
-from faultlines.data.digits import read_digits
-from faultlines.data.download import download as fetch
-from faultlines.data.idx import find_idx, read_idx_folder
-from faultlines.data.npz import read_npz
-from faultlines.data.root import data_root
+from faultlines.data.arrays import Arrays, check, read_npz
+from faultlines.data.catalogue import KNOWN, KnownSet, check_name, data_root, how_to_get, locate, unknown
+from faultlines.data.dataset import Dataset, balanced_order, subset
+from faultlines.data.torchvision_layout import BATCHES, read_cifar_folder, read_idx_folder
+from faultlines.data.torchvision_layout import download as fetch
+
+DIGITS_TEST_SIZE = 500
+DIGITS_SPLIT_SEED = 2507  # part of the data set: changing it changes every published number on digits
 
 
 def load(
@@ -57,11 +54,10 @@ def load(
         >>> load("digits", n_train=100, n_test=50)
         Dataset('digits': 100 train, 50 test, images 1 x 8 x 8, 10 classes)
     """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"name={name!r} must be a plain name; known: {', '.join(KNOWN)}")
+    check_name(name)
     if name == "digits":
         x_train, y_train, x_test, y_test = read_digits()
-        classes = KNOWN[name].classes
+        classes: tuple[str, ...] | None = KNOWN[name].classes
     else:
         x_train, y_train, x_test, y_test, classes = _read(name, data_root(root), download)
     # chosen before the conversion to float, which takes four times the memory
@@ -73,42 +69,7 @@ def load(
         torch.from_numpy(y_train[train]),
         _images(x_test[test]),
         torch.from_numpy(y_test[test]),
-        classes,
-    )
-
-
-def locate(name: str, root: Path) -> tuple[str, Path] | None:
-    """Return how and where a data set lies on disk, or None.
-
-    Args:
-        name: Name of the data set, not an embedded one.
-        root: The data folder.
-
-    Returns:
-        `("npz", file)` or `("torchvision", folder)`.
-    """
-    if (path := root / f"{name}.npz").is_file():
-        return "npz", path
-    known = KNOWN.get(name)
-    if known is not None:
-        folder = root / known.folder
-        found = find_idx(folder) if known.form == "idx" else find_cifar(folder, name)
-        if found is not None:
-            return "torchvision", folder
-    return None
-
-
-def how_to_get(name: str, root: Path) -> str:
-    """Say the ways in which a data set can come to be under `root`."""
-    known = KNOWN.get(name)
-    npz = f"put {root / name}.npz there (uint8 x_train, y_train, x_test, y_test)"
-    if known is None:
-        return npz
-    if known.form == "embedded":
-        return "comes with scikit-learn"
-    return (
-        f"{npz}; or torchvision's files in {root / known.folder}; or let faultlines.data.load({name!r}) "
-        f"download them ({known.download_mb} MB; needs torchvision and a network)"
+        classes or (),
     )
 
 
@@ -116,9 +77,8 @@ def _read(name: str, root: Path, download: bool) -> Arrays:
     known = KNOWN.get(name)
     found = locate(name, root)
     if found is None and known is None:
-        raise ValueError(f"name={name!r} is no data set: known are {', '.join(KNOWN)}. To bring your own, "
-                         f"{how_to_get(name, root)}")  # fmt: skip
-    if found is None:
+        raise unknown(name, root)
+    if found is None and known is not None:
         reason = "downloading was switched off"
         if download:
             try:
@@ -132,29 +92,29 @@ def _read(name: str, root: Path, download: bool) -> Arrays:
                 f"{how_to_get(name, root)}. The folder is the argument `root`, else the environment "
                 "variable FAULTLINES_DATA"
             )
+    assert found is not None
     way, path = found
     if way == "npz":
         arrays = read_npz(path)
-    elif known.form == "idx":
-        arrays = read_idx_folder(path)
     else:
-        arrays = read_cifar_folder(path, name)
-    return check(arrays if known is None else _as_known(arrays, known, path), path)
+        arrays = read_idx_folder(path) if name not in BATCHES else read_cifar_folder(path, name)
+    return check(arrays, path) if known is None else _check_known(arrays, known, path)
 
 
-def _as_known(arrays: Arrays, known: KnownSet, path: Path) -> Arrays:
-    """Give a data set of a known name its class names, after making sure that it can be that set."""
+def _check_known(arrays: Arrays, known: KnownSet, path: Path) -> Arrays:
+    """Check a data set of a known name, after making sure that it can be that set."""
+    arrays = check(arrays, path, known.classes)
     channel, height, width = known.image_shape
     allowed = [(height, width, channel)] + [(height, width)] * (channel == 1)
     if arrays.x_train.shape[1:] not in allowed:
         raise ValueError(
             f"{path}: images of {known.name} are {allowed[-1]}, these are {arrays.x_train.shape[1:]}"
         )
-    if arrays.classes is not None and len(arrays.classes) != len(known.classes):
+    if arrays.classes is None or len(arrays.classes) != len(known.classes):
         raise ValueError(
-            f"{path}: {known.name} has {len(known.classes)} classes, the file {len(arrays.classes)}"
+            f"{path}: {known.name} has {len(known.classes)} classes, the file {len(arrays.classes or ())}"
         )
-    return arrays._replace(classes=arrays.classes or known.classes)
+    return arrays
 
 
 def _images(x: np.ndarray) -> Tensor:
@@ -162,3 +122,22 @@ def _images(x: np.ndarray) -> Tensor:
     x = x[..., None] if x.ndim == 3 else x
     images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32))
     return images / 255 if x.dtype == np.uint8 else images
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return `x_train, y_train, x_test, y_test` with 1,297 and 500 (50 a class) images of 8 x 8 pixels.
+
+    Pixels count the set dots of a 4 x 4 block (E. Alpaydin and C. Kaynak 1998), so 0 to 16; they are divided
+    by 16 here. The split is fixed.
+
+    Returns:
+        Images float32 `[n, 8, 8]` in [0, 1], and int64 classes `[n]`.
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) / 16).astype(np.float32)
+    labels = labels.astype(np.int64)
+    test = np.zeros(len(labels), dtype=bool)
+    test[balanced_order(labels, DIGITS_SPLIT_SEED)[:DIGITS_TEST_SIZE]] = True
+    return images[~test], labels[~test], images[test], labels[test]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
+from faultlines.data.catalogue import data_root
 from faultlines.data.image_files import list_images, read_images
-from faultlines.data.root import data_root
 from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
-from faultlines.data.spurious.grouped import GroupedImages
-from faultlines.data.spurious.structure import PER_CLASS, Cell, benchmark_cells
+from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
 FOLDER = "spawrious224"
 SOURCE = "github.com/aengusl/spawrious names the archive `entire_dataset`, which holds every benchmark"
@@ -56,7 +55,7 @@ def load_spawrious(
     if not 0 < validation < 1:
         raise ValueError(f"validation={validation!r} must lie in (0, 1)")
     structure = benchmark_cells(name, PER_CLASS if limit is None else limit)
-    folder = _find(root)
+    folder = find_spawrious(root)
     train_files, test_files = (_files(folder, name, cells) for cells in structure)
     generator = torch.Generator().manual_seed(seed)
     held: list[bool] = []
@@ -77,7 +76,15 @@ def load_spawrious(
     )
 
 
-def _find(root: str | os.PathLike | None) -> Path:
+def find_spawrious(root: str | os.PathLike | None = None) -> Path:
+    """Return the folder of Spawrious; reads nothing.
+
+    Args:
+        root: As for `load_spawrious`.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says where to get it.
+    """
     named = data_root(root)
     places = [named] if root is not None else [named / "spawrious", named]
     for place in places:

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
+from faultlines.data.catalogue import data_root
 from faultlines.data.image_files import read_images
-from faultlines.data.root import data_root
 from faultlines.data.spurious.benchmark import SpuriousBenchmark
 from faultlines.data.spurious.grouped import GroupedImages
 
 FOLDER = "waterbird_complete95_forest2water2"
+TABLE = "metadata.csv"
 SPLITS = (
     "train",
     "ood_validation",
     "test",
-)  # in the numbers of the file; validation there has all groups alike
+)  # as the file numbers them; validation there has all groups alike
 _COLUMNS = ("img_filename", "y", "split", "place")
 
 
@@ -43,14 +44,8 @@ def load_waterbirds(
         ValueError: If the table or an image is not as published.
         FileNotFoundError: If the table or images are missing; the message says where to get them.
     """
-    base = data_root(root)
-    folder = base if base.name == FOLDER else base / FOLDER
-    table = folder / "metadata.csv"
-    if not table.is_file():
-        raise FileNotFoundError(
-            f"Waterbirds is not there: looked for {table}. github.com/kohpangwei/group_DRO names the archive "
-            f"{FOLDER}.tar.gz; unpack it there, or give the folder as `root` or in FAULTLINES_DATA"
-        )
+    folder = find_waterbirds(root)
+    table = folder / TABLE
     rows = _rows(table)
     if missing := [name for name, *_ in rows if not (folder / name).is_file()]:
         raise FileNotFoundError(
@@ -75,6 +70,25 @@ def load_waterbirds(
     )
 
 
+def find_waterbirds(root: str | os.PathLike | None = None) -> Path:
+    """Return the folder of Waterbirds, told by its table; reads nothing.
+
+    Args:
+        root: As for `load_waterbirds`.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says where to get it.
+    """
+    base = data_root(root)
+    folder = base if base.name == FOLDER else base / FOLDER
+    if not (folder / TABLE).is_file():
+        raise FileNotFoundError(
+            f"Waterbirds is not there: looked for {folder / TABLE}. github.com/kohpangwei/group_DRO names the archive "
+            f"{FOLDER}.tar.gz; unpack it there, or give the folder as `root` or in FAULTLINES_DATA"
+        )
+    return folder
+
+
 def _rows(table: Path) -> list[tuple[str, int, int, int]]:
     """Read file name, class, split and place of every image."""
     with table.open(newline="", encoding="utf-8") as file:
@@ -89,5 +103,6 @@ def _rows(table: Path) -> list[tuple[str, int, int, int]]:
                 raise ValueError(
                     f"{table}, line {line}: y, split, place are {values}; need 0 or 1, 0 to 2, 0 or 1"
                 )
-            rows.append((row["img_filename"], *map(int, values)))
+            y, split, place = map(int, values)
+            rows.append((row["img_filename"], y, split, place))
     return rows

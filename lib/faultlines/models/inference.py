@@ -93,8 +93,10 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
             place[name] = copies[id(buffer)]
         yield
     finally:
-        for place, name, own in (*held, *moving):
-            place[name] = own
+        for place, name, parameter in held:
+            place[name] = parameter
+        for place, name, buffer in moving:
+            place[name] = buffer
 
 
 def unsteady_layers(model: Callable[..., Any]) -> list[str]:

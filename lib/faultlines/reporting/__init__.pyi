@@ -24,8 +24,9 @@ from .partial_correlation import jackknife_interval as jackknife_interval
 from .partial_correlation import partial_rank_correlation as partial_rank_correlation
 from .pooling import Pooled as Pooled
 from .pooling import pool as pool
-from .prose import glue_numbers as glue_numbers
-from .prose import glue_texts as glue_texts
+from .prose import quote_numbers as quote_numbers
+from .prose import quote_texts as quote_texts
+from .prose import say as say
 from .selection import select as select
 from .tables import Table as Table
 from .verdicts import Verdict as Verdict

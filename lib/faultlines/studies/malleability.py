@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.fgsm import FGSM
-from faultlines.attacks.momentum import MIM
-from faultlines.attacks.pgd import PGD
+from faultlines.attacks.pgd import FGSM, MIM, PGD
 from faultlines.attacks.training_data import perturb_training_data, random_sign
 from faultlines.estimators.influence.kernel import loo_influence
 from faultlines.estimators.malleability import (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data, random_sign
-from faultlines.data.cue import class_cue, other_class
+from faultlines.data.shortcut_patch import class_cue, other_class
 from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.influence.kernel import loo_influence
 from faultlines.estimators.lipschitz.local import layer_lipschitz

@@ -38,7 +38,7 @@ def vit(attention):
 def cnn():
     torch.manual_seed(0)
     return (
-        CNN(image_shape=(1, 4, 4), classes=3, channels=(3,), width=4, activation="gelu", norm="hidden")
+        CNN(image_shape=(1, 4, 4), classes=3, filters=(3,), width=4, activation="gelu", norm="hidden")
         .double()
         .eval()
     )
