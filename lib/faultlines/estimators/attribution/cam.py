@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from faultlines.estimators.attribution.gradients import Images, Target, check_images, check_target
-from faultlines.estimators.forward import check_steady, derivatives, original, outputs
+from faultlines.estimators.forward import derivatives, original
 from faultlines.models.inference import frozen, logits_of
 
 Normalization = Literal["none", "minmax", "l1", "l2"]
@@ -78,7 +78,8 @@ def grad_cam(
       \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial s_t}{\partial A_{k,ij}}.$$
 
     Args:
-        model: A convolutional network, in evaluation mode.
+        model: A convolutional network; its mode is left as it is, and without `create_graph` its statistics are, too.
+            In training mode the map of an image is that in its batch.
         x: Images.
         target: The class of each image, or one for all.
         layer: The layer whose output is mapped, by name or itself; by default `model.features` where a linear head
@@ -94,14 +95,12 @@ def grad_cam(
         One map an image.
 
     Raises:
-        ValueError: If an argument is not as stated, the model has no convolution to default to, or it is in training
-            mode with layers for which that matters.
+        ValueError: If an argument is not as stated, or the model has no convolution to default to.
     """
     with derivatives(create_graph, x, target) as (x, target):
         check_images(x)
         target = check_target(target, x)
         model = original(model)
-        check_steady(model)
         if layer is None and not pools_linearly(model):
             layer = last_convolution(model, x)
         options: dict[str, Any] = {"layer": layer, "relu": relu, "center": center, "normalize": normalize}
@@ -219,8 +218,8 @@ def last_convolution(model: nn.Module, x: Images) -> nn.Conv2d:
     convolutions = [part for part in getattr(model, "modules", list)() if isinstance(part, nn.Conv2d)]
     handles = [part.register_forward_pre_hook(lambda conv, _: ran.append(conv)) for part in convolutions]
     try:
-        with torch.no_grad():
-            outputs(model, x[:1])
+        with torch.no_grad(), frozen(model):
+            model(x if model.training else x[:1])
     finally:
         for handle in handles:
             handle.remove()

@@ -20,7 +20,7 @@ from faultlines.estimators.attribution.gradients import (
     guided_backprop,
     input_x_gradient,
 )
-from faultlines.estimators.forward import derivatives
+from faultlines.estimators.forward import check_steady, derivatives
 
 
 def pixel_map(signed: Images) -> Float[Tensor, "batch height width"]:
@@ -81,7 +81,8 @@ def attribute(
         One map an image; a pixel map has no negative entry. A logit that does not depend on the image gives a zero map.
 
     Raises:
-        ValueError: If the method or an option is unknown, or the method refuses an argument.
+        ValueError: If the method or an option is unknown, the model is in training mode with layers for which that
+            matters, or the method refuses an argument.
 
     Example:
         >>> import torch
@@ -96,6 +97,7 @@ def attribute(
     if unknown := sorted(set(options) - set(known)):
         taken = sorted(set(known) - {"model", "x", "target", "create_graph"})
         raise ValueError(f"method={method!r} has no option {', '.join(unknown)}; it takes {taken}")
+    check_steady(model)
     with derivatives(create_graph):
         found = run(model, x, target, create_graph=create_graph, **options)
         return pixel_map(found) if method in PIXEL_METHODS else found
