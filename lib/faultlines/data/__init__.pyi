@@ -7,8 +7,8 @@ from .catalogue import KNOWN as KNOWN
 from .catalogue import Availability as Availability
 from .catalogue import KnownSet as KnownSet
 from .catalogue import available as available
-from .catalogue import class_count as class_count
 from .catalogue import image_shape as image_shape
+from .catalogue import n_classes as n_classes
 from .classification_subset import Task as Task
 from .classification_subset import make_task as make_task
 from .dataset import Dataset as Dataset
