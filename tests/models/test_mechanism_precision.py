@@ -65,7 +65,9 @@ def test_low_precision_is_the_oracle_up_to_rounding(kind, dtype, magnitude, whic
         # an exponent of size s carries an error of s roundings of float32
         scores = magnitude**2 * WIDTH * 10 if kind not in ("linear", "linear, normalised") else 1
         error = min(2.0, ROUNDING[dtype] + 3e-7 * scores)
-        if kind == "linear, normalised" and magnitude == 1e4:  # a row whose weights are all below float32 is none
+        if (
+            kind == "linear, normalised" and magnitude == 1e4
+        ):  # a row whose weights are all below float32 is none
             here = maps.sum(-1) > 0
             maps, expected = maps[here], expected[here]
             assert len(maps) > 0 or which == "negative"

@@ -16,6 +16,7 @@ from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
 from .distributions import hard_distributions as hard_distributions
 from .distributions import random_distributions as random_distributions
+from .image_files import shared_images as shared_images
 from .loading import load as load
 from .shortcut_patch import class_cue as class_cue
 from .shortcut_patch import other_class as other_class
