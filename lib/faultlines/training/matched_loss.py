@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
 from faultlines.training.history import History
-from faultlines.training.initial import seeded
 from faultlines.training.objectives.objective import Objective
-from faultlines.training.settings import Settings, check_data
+from faultlines.training.seeding import seeded
+from faultlines.training.settings import Settings, prepared
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,12 @@ class MatchedGrid(Sequence[MatchedRun]):
     def __init__(self, runs: Sequence[MatchedRun]) -> None:
         self.runs = list(runs)
 
-    def __getitem__(self, index: int) -> MatchedRun:
-        """Return one run."""
+    @overload
+    def __getitem__(self, index: int) -> MatchedRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[MatchedRun]: ...
+    def __getitem__(self, index: int | slice) -> MatchedRun | list[MatchedRun]:
+        """Return one run, or several."""
         return self.runs[index]
 
     def __len__(self) -> int:
@@ -174,7 +179,8 @@ def fit_matched(
         cell: Settings(epochs=epochs, stop_at_loss=stop_at_loss, stop_every=stop_every, **_plain(cell))
         for cell in cells
     }
-    check_data(seeded(make_model, seeds[0]).to(x.device), x, y, max(s.batch_size for s in settings.values()))
+    for batch_size in {s.batch_size for s in settings.values()}:
+        prepared(seeded(make_model, seeds[0]).to(x.device), x, y, batch_size)
 
     def runs() -> Iterator[MatchedRun]:
         for cell, seed in itertools.product(cells, seeds):
@@ -207,7 +213,7 @@ def fit_matched(
     return MatchedGrid(list(runs()))
 
 
-def _plain(cell: Cell) -> dict:
+def _plain(cell: Cell) -> dict[str, Any]:
     return {
         "lr": cell.lr,
         "batch_size": cell.batch_size,
