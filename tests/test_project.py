@@ -20,6 +20,7 @@ from faultlines.book.publish import BEGIN, END, with_scoreboard
 from faultlines.book.scoreboard import read_board
 from faultlines.book.toc import toc_pages
 from faultlines.notebook.chapters import Chapter, code_cells, has_tag
+from faultlines.notebook.code import said_text
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
@@ -28,7 +29,6 @@ from faultlines.notebook.task import Task
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
 CHAPTERS = Chapter.all(PROJECT)
-GLUE = re.compile(r"\{glue:(?:text|md|figure)?\}`([^`:]+)(?::[^`]*)?`")
 
 each_chapter = pytest.mark.parametrize(
     "chapter",
@@ -45,11 +45,6 @@ def published(chapter: Chapter, run: str = "default") -> NotebookNode:
             f"{path.relative_to(ROOT)} is not there yet: `faultlines publish {chapter.name}` puts it there"
         )
     return nbformat.read(path, as_version=4)
-
-
-def glued(notebook: NotebookNode) -> set[str]:
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return {o.metadata["scrapbook"]["name"] for o in outputs if "scrapbook" in o.get("metadata", {})}
 
 
 # importing, depending
@@ -89,7 +84,7 @@ IMPORTS = {
     "training": {"data", "models", "attacks", "estimators"},
     "studies": {"data", "models", "attacks", "estimators", "training"},
     "reporting": set(),
-    "notebook": set(),
+    "notebook": {"reporting"},
     "runner": {"notebook", "reporting"},
     "book": {"notebook", "reporting", "models"},
     "cli": {"notebook", "runner", "book", "data"},
@@ -98,8 +93,8 @@ IMPORTS = {
 
 @pytest.mark.parametrize("room", IMPORTS)
 def test_imports_go_one_way(room: str) -> None:
-    # the command line and the doctor ask, when called, which data sets are there
-    asks = {"notebook": {"trained.py"}}.get(room, set())
+    # the check of parameters asks, when called, which data sets are there
+    asks = {"notebook": {"parameters.py"}}.get(room, set())
     for path in (PROJECT.library / room).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             module = node.module if isinstance(node, ast.ImportFrom) else None
@@ -168,11 +163,23 @@ def test_every_parameter_says_what_it_is(chapter: Chapter) -> None:
 @each_chapter
 def test_cells_are_short_and_define_no_function(chapter: Chapter) -> None:
     for number, cell in enumerate(code_cells(chapter.notebook()), start=1):
-        most = 30 if "parameters" in cell.metadata.get("tags", []) else 25  # a list, one a line, and no logic
-        lines = len(cell.source.splitlines())
-        assert lines <= most, f"cell {number} has {lines} lines"
+        if said_text(cell.source) is not None:
+            continue  # prose, one sentence or paragraph a line
+        lines = cell.source.splitlines()
+        assert len(lines) <= 45, f"cell {number} has {len(lines)} lines"
+        if not has_tag(cell, "parameters"):
+            assert max(map(len, lines)) <= 120, f"cell {number} has a line of {max(map(len, lines))}"
         kinds = [type(node).__name__ for node in ast.walk(ast.parse(cell.source))]
         assert not {"FunctionDef", "AsyncFunctionDef", "ClassDef"} & set(kinds), f"cell {number} defines"
+
+
+@each_chapter
+def test_a_chapter_begins_checks_and_records(chapter: Chapter) -> None:
+    cells = code_cells(chapter.notebook())
+    assert cells[0].source.endswith("notebook.begin()")
+    at = next(n for n, cell in enumerate(cells) if has_tag(cell, "parameters"))
+    assert cells[at + 1].source == "notebook.check_parameters()"
+    assert cells[-1].source == f'notebook.record("{chapter.name}", ledger)'
 
 
 @each_chapter
@@ -191,25 +198,7 @@ def test_every_figure_has_name_caption_and_words_for_who_cannot_see_it(chapter: 
     assert len(set(names)) == len(names)
 
 
-@each_chapter
-def test_every_number_of_the_prose_is_glued(chapter: Chapter) -> None:
-    names = {
-        name
-        for cell in chapter.notebook().cells
-        if cell.cell_type == "markdown"
-        for name in GLUE.findall(cell.source)
-    }
-    assert names
-    assert names <= glued(published(chapter))
-
-
 # what is published
-
-
-@each_chapter
-def test_the_paired_notebook_has_the_code_of_the_chapter(chapter: Chapter) -> None:
-    ours, theirs = code_cells(chapter.notebook()), code_cells(published(chapter))
-    assert [code_only(cell.source) for cell in theirs] == [code_only(cell.source) for cell in ours]
 
 
 @each_chapter
@@ -217,7 +206,6 @@ def test_the_paired_notebook_is_executed_without_error(chapter: Chapter) -> None
     notebook = published(chapter)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
-    assert all(cell.execution_count for cell in cells if code_only(cell.source))
     assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
     for cell in cells:
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
@@ -254,39 +242,6 @@ def test_every_chapter_is_a_page_of_the_book() -> None:
     pages = [page for page in toc_pages(PROJECT) if page.startswith("chapters/")]
     assert pages == [page for page in dict.fromkeys(pages) if page.removeprefix("chapters/") in CHAPTERS]
     assert {f"chapters/{name}" for name in CHAPTERS} == set(pages)
-
-
-# nbval
-
-
-def test_a_falsified_output_fails_the_notebook_test(tmp_path: Path) -> None:
-    from nbclient import NotebookClient
-
-    notebook = nbformat.v4.new_notebook()
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    checked = "# NBVAL_CHECK_OUTPUT\nprint(sum(range(10)), 'cases')"
-    notebook.cells = [
-        nbformat.v4.new_code_cell(text) for text in (checked, "import time\nprint(time.time())")
-    ]
-    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    nbformat.write(notebook, tmp_path / "honest.ipynb")
-    assert notebook.cells[0].outputs[0].text == "45 cases\n"
-    notebook.cells[0].outputs[0].text = "46 cases\n"
-    nbformat.write(notebook, tmp_path / "falsified.ipynb")
-    words = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:doctest", "-rA", "-q"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "honest.ipynb", "falsified.ipynb"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stdout
-    said = {
-        name: outcome
-        for outcome, name in re.findall(r"^(PASSED|FAILED) (\S+::Cell \d)", done.stdout, re.MULTILINE)
-    }
-    assert said == {
-        "honest.ipynb::Cell 0": "PASSED", "honest.ipynb::Cell 1": "PASSED",
-        "falsified.ipynb::Cell 0": "FAILED", "falsified.ipynb::Cell 1": "PASSED",
-    }, done.stdout  # fmt: skip
 
 
 def test_the_index_holds_what_is_published() -> None:
