@@ -21,7 +21,6 @@ from faultlines.book.scoreboard import read_board
 from faultlines.book.toc import toc_pages
 from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.freshness import Freshness
-from faultlines.notebook.hashing import code_only
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task

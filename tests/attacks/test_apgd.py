@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from faultlines.attacks import APGD, L2, PGD, AutoStep, Ball, Linf, ascend, dlr, targeted_dlr
-from faultlines.attacks.apgd_step import checkpoints
-from faultlines.attacks.targets import likeliest_others
+from faultlines.attacks import APGD, L2, PGD, Ball, Linf, ascend, dlr
+from faultlines.attacks.apgd import AutoStep, checkpoints
+from faultlines.attacks.losses import likeliest_others, targeted_dlr
 
 
 def seeded(seed=0):

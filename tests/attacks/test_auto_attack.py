@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,12 +49,12 @@ def test_each_member_sees_what_survives(cnn, digits, norm, eps, monkeypatch):
     def watched(self, name):
         inner = member(self, name)
 
-        def call(model, batch, labels, *, generator):
+        def search(victim, batch, labels, generator):
             seen[name] = seen.get(name, 0) + len(batch)
             assert len(batch) <= 10
-            return inner(model, batch, labels, generator=generator)
+            return inner.search(victim, batch, labels, generator)
 
-        return call
+        return SimpleNamespace(search=search)
 
     monkeypatch.setattr(AutoAttack, "member", watched)
     result = attack(cnn, x, y)

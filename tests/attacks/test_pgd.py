@@ -170,12 +170,6 @@ def test_constant_model_has_zero_gradients(norm):
     assert result.success.tolist() == [False, True, False, True]
 
 
-def test_detached_model_is_warned_about():
-    x, y = torch.rand(2, 5, generator=seeded()), torch.tensor([0, 1])
-    with pytest.warns(UserWarning, match="does not depend on the input"):
-        PGD(eps=0.1, steps=2)(lambda z: z.detach()[:, :3], x, y)
-
-
 def test_targeted(trained, digits):
     x, y = digits.test
     wanted = (y + 1) % 10

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from faultlines.attacks import Square, square_proposals
-from faultlines.attacks.square_proposals import two_bumps
+from faultlines.attacks import Square, square
+from faultlines.attacks.square import two_bumps
 
 
 def seeded(seed=0):
@@ -41,7 +41,7 @@ def test_known_answers_are_not_asked_for(cnn, digits, monkeypatch):
     with_memory, without = Counted(cnn), Counted(cnn)
     attack = Square(eps=0.05, queries=1500)
     first = attack(with_memory, x, y)
-    monkeypatch.setattr(square_proposals, "MEMORY", 0)
+    monkeypatch.setattr(square, "MEMORY", 0)
     second = attack(without, x, y)
     assert torch.equal(first.success, second.success)
     assert (first.loss - second.loss).abs().max() < 1e-4

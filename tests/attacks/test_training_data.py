@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faultlines.attacks.fgsm import FGSM
-from faultlines.attacks.momentum import MIM
-from faultlines.attacks.pgd import PGD
+from faultlines.attacks.pgd import FGSM, MIM, PGD
 from faultlines.attacks.training_data import perturb_training_data, random_sign
 from faultlines.estimators.ntk import KernelRidge, relu_ntk
 from faultlines.models.linearized import Representation, linear_attention

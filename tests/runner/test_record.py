@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from faultlines.notebook.trained import forget, take_up
 
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task, code_of
-from faultlines.notebook.trained import forget, take_up
 from faultlines.runner.flight import jobs_in_flight, open_records, sweeps_so_far
 from faultlines.runner.record import Record, read_record, recorded
 from faultlines.runner.sweep import Sweep, saved_sweeps

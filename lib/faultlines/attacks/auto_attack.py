@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float, Int, Int64
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from faultlines.attacks.apgd import APGD
-from faultlines.attacks.auto_attack_state import State, fingerprint
-from faultlines.attacks.checks import check_call, check_count, check_eps, or_seeded
+from faultlines.attacks.attack import Attack, Model, Victim, check_closed_form, check_count, check_logits
 from faultlines.attacks.fab import FAB
-from faultlines.attacks.loop import AttackResult
 from faultlines.attacks.losses import margin
-from faultlines.attacks.norms import L2, Linf, Norm, as_norm
+from faultlines.attacks.norms import Norm
+from faultlines.attacks.results import AttackResult
 from faultlines.attacks.square import Square
-from faultlines.attacks.targets import check_logits
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 NAMES = (*STANDARD, "apgd-dlr")
@@ -37,7 +39,7 @@ class EnsembleResult(AttackResult):
     found_by: Int64[Tensor, " batch"]
 
 
-class AutoAttack:
+class AutoAttack(Attack[EnsembleResult]):
     """Runs attacks in turn, each on the samples that survived those before (arXiv 2003.01690, sec. 6).
 
     The standard ensemble is APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square; with it the
@@ -76,10 +78,8 @@ class AutoAttack:
         queries: int = 5000,
         batch_size: int = 250,
     ) -> None:
-        self.eps = check_eps(eps)
-        self.norm = as_norm(norm)
-        if not isinstance(self.norm, (Linf, L2)):
-            raise ValueError(f"norm={norm!r} must be 'linf' or 'l2'")
+        super().__init__(eps=eps, norm=norm)
+        check_closed_form(self.norm)
         unknown = [name for name in attacks if name not in NAMES]
         if isinstance(attacks, str) or unknown or not attacks:
             raise ValueError(f"attacks={attacks!r} must be a sequence of names of {list(NAMES)}")
@@ -107,14 +107,14 @@ class AutoAttack:
 
     def __call__(
         self,
-        model: Callable[[Tensor], Tensor],
-        x: Float[Tensor, batch * dims],
-        y: Int64[Tensor, " batch"],
+        model: Model,
+        x: Float[Tensor, "batch ..."],
+        y: Int[Tensor, " batch"],
         *,
         generator: torch.Generator | None = None,
         state: str | Path | None = None,
     ) -> EnsembleResult:
-        """Attack samples, batch after batch.
+        """Attack samples, batch after batch; see `Attack.__call__`.
 
         Args:
             model: Maps `[batch, *]` in [0, 1] to logits `[batch, classes]`.
@@ -129,33 +129,42 @@ class AutoAttack:
             there.
 
         Raises:
-            ValueError: If samples, labels or logits are not as stated, there are too few classes for a member, or
-                the state was made with another model, other samples, settings or seed.
+            ValueError: As any attack; if there are too few classes for a member, or the state was made with another
+                model, other samples, settings or seed.
         """
-        check_call(model, x, y)
+        return self._run(model, x, y, generator, state=state)
+
+    def search(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        state: str | Path | None = None,
+    ) -> EnsembleResult:
+        """Run the members in turn."""
         if x.ndim != 4 and "square" in self.attacks:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; Square takes images [batch, channel, height, width]: "
                 "leave it out, AutoAttack(..., attacks=('apgd-ce', 'apgd-t', 'fab-t'))"
             )
-        logits = self._logits(model, x)
+        logits = self._logits(victim, x)
         check_logits(logits, y)
         self._check_classes(logits.shape[1])
-        generator = or_seeded(generator)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         progress = State.fresh(x, logits.argmax(dim=1) != y)
         if state is not None:
-            progress.attach(Path(state), fingerprint(model, x, y, {**self._settings(), "seed": seed}))
+            progress.attach(Path(state), fingerprint(victim.model, x, y, {**self._settings(), "seed": seed}))
         for place, name in enumerate(self.attacks):
-            self._run(model, x, y, progress, place, self.member(name), seed)
-        final = margin(self._logits(model, progress.x_adv), y)
+            self._run_member(victim, x, y, progress, place, self.member(name), seed)
+        final = margin(self._logits(victim, progress.x_adv), y)
         return EnsembleResult(
             progress.x_adv, progress.found_by >= 0, final, progress.gradients, progress.found_by
         )
 
-    def _run(
+    def _run_member(
         self,
-        model: Callable[[Tensor], Tensor],
+        victim: Victim,
         x: Tensor,
         y: Tensor,
         progress: State,
@@ -167,12 +176,12 @@ class AutoAttack:
         while len(batch := progress.batch(place, self.batch_size)):
             # of its own, so that a resumed evaluation draws what an unbroken one would
             draws = torch.Generator().manual_seed((seed << 28) + (int(batch[0]) << 4) + place)
-            found = attack(model, x[batch], y[batch], generator=draws)
+            found = attack.search(victim, x[batch], y[batch], draws)
             progress.record(place, batch, found)
 
-    def _logits(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _logits(self, victim: Victim, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([model(part) for part in x.split(self.batch_size)])
+            return torch.cat([victim(part) for part in x.split(self.batch_size)])
 
     def _check_classes(self, classes: int) -> None:
         for name in self.attacks:
@@ -183,5 +192,120 @@ class AutoAttack:
                     f"leave it out, AutoAttack(..., attacks={kept})"
                 )
 
+    def advice(self, flat: int, walked: int) -> str:
+        """Say nothing of the first member's gradients: others take another loss, or none."""
+        del flat, walked
+        return ""
+
     def _settings(self) -> dict[str, object]:
         return {**vars(self), "norm": self.norm.name}
+
+
+TENSORS = ("x_adv", "found_by", "gradients", "reached")
+
+
+def fingerprint(model: Model, x: Tensor, y: Tensor, settings: dict[str, object]) -> dict[str, str]:
+    """Return what a state must have in common with the evaluation that goes on from it.
+
+    Raises:
+        ValueError: If the model is no `nn.Module`: a function's weights cannot be seen.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"state needs a model whose weights can be compared; {type(model).__name__} is no nn.Module: "
+            "wrap it in one, or leave out state"
+        )
+    weights = [*model.named_parameters(), *model.named_buffers()]
+    modes = [layer.training for layer in model.modules()]
+    return {
+        "model": _digest(f"{type(model).__module__}.{type(model).__qualname__}\n{model}\n{modes}", weights),
+        "samples": _digest("", [("x", x), ("y", y)]),
+        "settings": json.dumps(settings, sort_keys=True),
+    }
+
+
+def _digest(text: str, tensors: list[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, value in tensors:
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)} ".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+@dataclass
+class State:
+    """Points found, who found them, and how far each sample has come.
+
+    Attributes:
+        x_adv: Fooling points, clean samples where there is none.
+        found_by: -1 for a survivor, 0 for a misclassified clean sample, else the member's place from 1.
+        gradients: Gradient evaluations spent.
+        reached: How many members have been run on each sample.
+    """
+
+    x_adv: Tensor
+    found_by: Tensor
+    gradients: Tensor
+    reached: Tensor
+    path: Path | None = None
+    identity: dict[str, str] | None = None
+
+    @classmethod
+    def fresh(cls, x: Tensor, wrong: Tensor) -> State:
+        """Return the state in which only the clean samples have been looked at."""
+        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return cls(x.detach().clone(), torch.where(wrong, 0, -1), zeros, zeros.clone())
+
+    def attach(self, path: Path, identity: dict[str, str]) -> None:
+        """Keep the state in a file, and go on from what the file holds.
+
+        Raises:
+            ValueError: If the file was made by another evaluation, or is no state.
+        """
+        self.path, self.identity = path, identity
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                kept = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own kind for every fault of a file
+            raise ValueError(
+                f"state={str(path)!r} cannot be read ({error}); remove it to begin anew"
+            ) from error
+        other = [name for name in identity if kept.get(name) != identity[name]]
+        fits = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+        if other or fits != {
+            name: (getattr(self, name).shape, getattr(self, name).dtype) for name in TENSORS
+        }:
+            what = ", ".join(other) or "tensors"
+            raise ValueError(
+                f"state={str(path)!r} was made with other {what}; name another file, or remove it to begin anew"
+            )
+        for name, value in tensors.items():
+            setattr(self, name, value.to(getattr(self, name)))
+
+    def batch(self, place: int, size: int) -> Tensor:
+        """Return the next survivors on which the member at `place` has not been run."""
+        return ((self.found_by < 0) & (self.reached == place)).nonzero().squeeze(1)[:size]
+
+    def record(self, place: int, batch: Tensor, found: AttackResult) -> None:
+        """Enter what a member found, and write it down."""
+        hit = batch[found.success]
+        self.x_adv[hit] = found.x_adv[found.success]
+        self.found_by[hit] = place + 1
+        self.gradients[batch] += found.gradients
+        self.reached[batch] = place + 1
+        if self.path is not None:
+            self._write(self.path)
+
+    def _write(self, path: Path) -> None:
+        """Write beside the file and rename, so that a stop leaves the old state or the new one."""
+        data = save(
+            {name: getattr(self, name).cpu().contiguous() for name in TENSORS}, metadata=self.identity
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_bytes(data)
+        beside.replace(path)

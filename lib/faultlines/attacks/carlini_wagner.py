@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.checks import check_call, check_count, check_eps
-from faultlines.attacks.gradient_attack import prepared
-from faultlines.attacks.loop import AttackResult, gradient_of
+from faultlines.attacks.attack import Attack, Victim, check_count, check_number
+from faultlines.attacks.loop import gradient_of
 from faultlines.attacks.losses import margin
-from faultlines.attacks.nearest import Nearest
 from faultlines.attacks.norms import L2
-from faultlines.attacks.targets import checked_logits
+from faultlines.attacks.results import AttackResult, Nearest
 
 EDGE = 0.999999  # arctanh of 1 is infinite: pixels of 0 and 1 begin this close to it
 CHECKS = 10  # looks at a walk's progress
@@ -23,7 +19,7 @@ PROGRESS = 0.9999  # share of the last look's loss that must be undercut
 BETA1, BETA2, TINY = 0.9, 0.999, 1e-8  # Adam's
 
 
-class CarliniWagnerL2:
+class CarliniWagnerL2(Attack[AttackResult]):
     r"""Minimises the perturbation and the margin together (arXiv 1608.04644, sec. V and VI.A).
 
     In $w$ with $z(w) = (\tanh w + 1) / 2$, which cannot leave the pixel box, Adam minimises
@@ -65,47 +61,29 @@ class CarliniWagnerL2:
         targeted: bool = False,
     ) -> None:
         self.steps = check_count(steps, "steps")
-        self.step_size = check_eps(step_size, "step_size", zero=False)
+        self.step_size = check_number(step_size, "step_size", zero=False)
         self.search_steps = check_count(search_steps, "search_steps")
-        self.initial_c = check_eps(initial_c, "initial_c", zero=False)
-        self.confidence = check_eps(confidence, "confidence")
+        self.initial_c = check_number(initial_c, "initial_c", zero=False)
+        self.confidence = check_number(confidence, "confidence")
         self.targeted = targeted
 
-    def __call__(
-        self,
-        model: Callable[[Tensor], Tensor],
-        x: Float[Tensor, batch * dims],
-        y: Int64[Tensor, " batch"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> AttackResult:
-        """Attack a batch; neither model nor tensors are changed.
-
-        Args:
-            model: Maps `[batch, *]` in [0, 1] to logits `[batch, classes]`.
-            x: Clean samples in [0, 1].
-            y: True classes, or the classes wanted for a targeted attack.
-            generator: Not drawn from; there for the common form of the call.
-
-        Returns:
-            The nearest point found that fools the model (with the confidence asked for), else the clean sample. `loss`
-            is the margin, negated for a targeted attack.
-
-        Raises:
-            ValueError: If samples, labels or logits are not as stated.
-        """
-        del generator
-        check_call(model, x, y)
-        with prepared(model, x) as clean:
-            lead = self._lead(checked_logits(model, clean, y), y)
-            near = Nearest(clean, L2(), lead, self._fooled(lead))
-            lower, upper = torch.zeros_like(lead), torch.full_like(lead, math.inf)
-            c = torch.full_like(lead, self.initial_c)
-            todo = near.beyond(0.0)
-            for _ in range(self.search_steps if len(todo) else 0):
-                found = self._minimise(model, near, y, c, todo)
-                upper, lower = torch.where(found, c, upper), torch.where(found, lower, c)
-                c = torch.where(upper.isinf(), 10 * c, (lower + upper) / 2)
+    def search(self, victim: Victim, x: Tensor, y: Tensor, generator: torch.Generator) -> AttackResult:
+        """Return the nearest points found that fool the model with the confidence asked for."""
+        del generator  # nothing is drawn
+        with torch.no_grad():
+            lead = self._lead(victim(x), y)
+        near = Nearest(x, L2(), lead, self._fooled(lead))
+        todo = near.beyond(0.0)
+        if not len(todo):
+            return near.result()
+        z = x.detach().clone().requires_grad_()
+        victim.note_slope(gradient_of(self._lead(victim(z), y), z), self._fooled(lead))
+        lower, upper = torch.zeros_like(lead), torch.full_like(lead, math.inf)
+        c = torch.full_like(lead, self.initial_c)
+        for _ in range(self.search_steps):
+            found = self._minimise(victim, near, y, c, todo)
+            upper, lower = torch.where(found, c, upper), torch.where(found, lower, c)
+            c = torch.where(upper.isinf(), 10 * c, (lower + upper) / 2)
         return near.result()
 
     def _lead(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -116,9 +94,7 @@ class CarliniWagnerL2:
     def _fooled(self, lead: Tensor) -> Tensor:
         return (lead > 0) & (lead >= self.confidence)
 
-    def _minimise(
-        self, model: Callable[[Tensor], Tensor], near: Nearest, y: Tensor, c: Tensor, active: Tensor
-    ) -> Tensor:
+    def _minimise(self, victim: Victim, near: Nearest, y: Tensor, c: Tensor, active: Tensor) -> Tensor:
         """Walk once with the constants `c`; return which samples fooled the model on the way."""
         found = torch.zeros_like(y, dtype=torch.bool)
         x = near.x[active]
@@ -130,7 +106,7 @@ class CarliniWagnerL2:
         for step in range(self.steps):
             w.requires_grad_()
             z = (w.tanh() + 1) / 2
-            lead = self._lead(model(z), y[active])
+            lead = self._lead(victim(z), y[active])
             # the distance's gradient in closed form would be two lines more and no faster
             loss = (z - origin).square().flatten(1).sum(dim=1) + c[active] * (self.confidence - lead).clamp(
                 min=0

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.attacks.ball import Ball
-from faultlines.attacks.loop import Objective
+from faultlines.attacks.loop import Objective, Region
 from faultlines.attacks.norms import Norm
 from faultlines.attacks.patch import SquarePatch, Window
 from faultlines.attacks.pgd import PGD
@@ -35,36 +34,17 @@ class PromptCosine:
     ) -> None:
         self.embed, self.y, self.threshold = embed, y, threshold
         self.prompts = F.normalize(prompts.detach(), dim=1)
-        self._checked = False
 
     def __call__(
-        self, z: Float[Tensor, active * dims], index: Int64[Tensor, " active"]
+        self, z: Float[Tensor, "active ..."], index: Int64[Tensor, " active"]
     ) -> tuple[Float[Tensor, " active"], Bool[Tensor, " active"]]:
-        """Return the loss and whether the goal is reached.
-
-        Raises:
-            ValueError: If the embeddings are not `[active, dim]` and finite, or a label has no prompt.
-        """
+        """Return the loss and whether the goal is reached."""
         embedded, y = self.embed(z), self.y[index]
-        if not self._checked:
-            self._check(embedded, len(y))
-            self._checked = True
         cosines = F.normalize(embedded, dim=1) @ self.prompts.to(embedded).T
         own = cosines.gather(1, y[:, None]).squeeze(1)
         if self.threshold is None:
-            return -own, (cosines.argmax(dim=1) != y) & own.isfinite()
+            return -own, cosines.argmax(dim=1) != y
         return -own, own < self.threshold
-
-    def _check(self, embedded: Tensor, count: int) -> None:
-        dim = self.prompts.shape[1]
-        if embedded.shape != (count, dim):
-            raise ValueError(
-                f"model returned embeddings of shape {tuple(embedded.shape)}; prompts ask for ({count}, {dim})"
-            )
-        if not embedded.isfinite().all():
-            raise ValueError("model returned embeddings that are not finite on the first batch")
-        if self.y.max() >= len(self.prompts):
-            raise ValueError(f"y has labels up to {int(self.y.max())}; there are {len(self.prompts)} prompts")
 
 
 class EmbeddingAttack(PGD):
@@ -130,11 +110,32 @@ class EmbeddingAttack(PGD):
         )
         self.prompts, self.patch, self.threshold = prompts.detach(), patch, threshold
 
+    def check_output(self, output: Tensor, y: Tensor) -> None:
+        """Check embeddings.
+
+        Raises:
+            ValueError: If they are not `[batch, dim]` and finite, or a label has no prompt.
+        """
+        expected = (len(y), self.prompts.shape[1])
+        if output.shape != expected:
+            raise ValueError(
+                f"model returned embeddings of shape {tuple(output.shape)}; prompts ask for {expected}"
+            )
+        if not output.isfinite().all():
+            raise ValueError("model returned embeddings that are not finite on the first batch")
+        if y.max() >= len(self.prompts):
+            raise ValueError(f"y has labels up to {int(y.max())}; there are {len(self.prompts)} prompts")
+
+    @property
+    def remedy(self) -> str:
+        """What to do where gradients vanish."""
+        return "the embedding is flat there"
+
     def objective(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PromptCosine:
         """Return the negative cosine with each image's own prompt."""
         return PromptCosine(model, self.prompts.to(x), y, self.threshold)
 
-    def region(self, objective: Objective, x: Tensor, generator: torch.Generator) -> Ball | Window:
+    def region(self, objective: Objective, x: Tensor, generator: torch.Generator) -> Region:
         """Return the ball, or the patch."""
         if self.patch is None:
             return super().region(objective, x, generator)

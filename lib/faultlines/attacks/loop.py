@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.ball import Ball
-from faultlines.attacks.steps import StepRule
+from faultlines.attacks.norms import Norm
+from faultlines.attacks.results import AttackResult, Worst
 
 
 class Objective(Protocol):
     """What an attack raises: a loss on logits, on an explanation, on an embedding."""
 
     def __call__(
-        self, z: Float[Tensor, active * dims], index: Int64[Tensor, " active"]
+        self, z: Float[Tensor, "active ..."], index: Int64[Tensor, " active"]
     ) -> tuple[Float[Tensor, " active"], Bool[Tensor, " active"]]:
         """Return the loss to ascend of each sample and whether the attack's goal is reached at `z`.
 
@@ -29,66 +29,94 @@ class Objective(Protocol):
         ...
 
 
+class Region(Protocol):
+    """Where an attack may walk: a `Ball`, or the window of a patch."""
+
+    @property
+    def centre(self) -> Float[Tensor, "batch ..."]:
+        """The clean samples."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Largest change, in the norm."""
+        ...
+
+    @property
+    def norm(self) -> Norm:
+        """What steps and changes are measured in."""
+        ...
+
+    def project(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return a feasible point near `z`."""
+        ...
+
+    def random_point(self, generator: torch.Generator) -> Float[Tensor, "batch ..."]:
+        """Return a feasible point drawn at random."""
+        ...
+
+    def at(self, index: Tensor) -> Region:
+        """Return the region around some of the samples."""
+        ...
+
+
+class StepRule(Protocol):
+    """A plug of the loop. A rule with memory (momentum, per-sample step sizes) keeps it between calls."""
+
+    def start(self, z: Float[Tensor, "batch ..."]) -> None:
+        """Forget what was before: a walk begins at `z`."""
+        ...
+
+    def keep(self, index: Tensor) -> None:
+        """Keep the memory of these samples of the batch only; the others have been dropped."""
+        ...
+
+    def propose(
+        self,
+        step: int,
+        ball: Region,
+        z: Float[Tensor, "batch ..."],
+        gradient: Float[Tensor, "batch ..."],
+        loss: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch ..."]:
+        """Return the next point; the loop projects it. `gradient` is free to be overwritten."""
+        ...
+
+
 @dataclass(frozen=True)
-class AttackResult:
-    """What an attack found, sample by sample.
+class FixedStep:
+    r"""Steepest ascent with one step size, $z + \alpha\, \arg\max_{\|v\| \le 1} \langle v, \nabla L \rangle$.
 
     Attributes:
-        x_adv: The worst point visited, inside ball and box: one that reaches the goal if any did, and among
-            those the one of largest loss. With early stopping the first one that reached the goal.
-        success: Whether the goal is reached at `x_adv`, that is at any point visited, the clean one included.
-        loss: The loss at `x_adv`.
-        gradients: Gradient evaluations spent on the sample.
+        step_size: $\alpha$, in the units of `eps`.
     """
 
-    x_adv: Float[Tensor, batch * dims]
-    success: Bool[Tensor, " batch"]
-    loss: Float[Tensor, " batch"]
-    gradients: Int64[Tensor, " batch"]
+    step_size: float
 
-    def at(self, index: Tensor | slice) -> AttackResult:
-        """Return what was found for some of the samples."""
-        return AttackResult(self.x_adv[index], self.success[index], self.loss[index], self.gradients[index])
+    def start(self, z: Tensor) -> None:
+        """Keep nothing."""
+        del z
 
+    def keep(self, index: Tensor) -> None:
+        """Keep nothing."""
+        del index
 
-class Worst:
-    """The worst point so far of every sample: one that reaches the goal, and among those the largest loss."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x_adv = x.clone()
-        self.success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        self.gradients = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-
-    def visit(self, index: Tensor, z: Tensor, loss: Tensor, reached: Tensor) -> None:
-        """Keep `z` for those of the samples `index` for which it is worse than what was there."""
-        z, loss = z.detach(), loss.detach().to(self.loss.dtype)
-        success, best = self.success[index], self.loss[index]
-        worse = (reached & ~success) | ((reached == success) & (loss > best))
-        shaped = worse.reshape(-1, *[1] * (z.ndim - 1))
-        self.x_adv[index] = torch.where(shaped, z, self.x_adv[index])
-        self.loss[index] = torch.where(worse, loss, best)
-        self.success[index] = success | reached
-
-    def add(self, index: Tensor, found: AttackResult) -> None:
-        """Keep what another attack found for the samples `index`, and add up its cost."""
-        self.visit(index, found.x_adv, found.loss, found.success)
-        self.gradients[index] += found.gradients
-
-    def result(self) -> AttackResult:
-        """Return what was kept."""
-        return AttackResult(self.x_adv, self.success, self.loss, self.gradients)
+    def propose(self, step: int, ball: Region, z: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        """Take the step."""
+        del step, loss
+        return z.add(ball.norm.steepest(gradient), alpha=self.step_size)
 
 
 def ascend(
     objective: Objective,
-    ball: Ball,
+    ball: Region,
     rule: StepRule,
     *,
     steps: int,
     restarts: int = 1,
     generator: torch.Generator | None = None,
     early_stop: bool = False,
+    note: Callable[[Tensor, Tensor], None] | None = None,
 ) -> AttackResult:
     """Raise the objective inside the ball.
 
@@ -104,12 +132,13 @@ def ascend(
         restarts: Walks from different starts; the worst point of all is kept.
         generator: Source of random starts; None starts at the clean point.
         early_stop: Whether to leave a sample alone once its goal is reached.
+        note: Called at the first step of each walk with the gradients and whether the goal is reached there.
 
     Returns:
         The worst points.
 
     Raises:
-        ValueError: If the objective's loss is not finite.
+        ValueError: If the objective's loss is not finite, or does not depend on the points.
     """
     x = ball.centre
     worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
@@ -127,19 +156,20 @@ def ascend(
         if early_stop:
             active = everyone[~worst.success]
             z = z[active]
-        _walk(objective, ball, rule, worst, z, active, steps, early_stop)
+        _walk(objective, ball, rule, worst, z, active, steps, early_stop, note)
     return worst.result()
 
 
 def _walk(
     objective: Objective,
-    ball: Ball,
+    ball: Region,
     rule: StepRule,
     worst: Worst,
     z: Tensor,
     active: Tensor,
     steps: int,
     early_stop: bool,
+    note: Callable[[Tensor, Tensor], None] | None,
 ) -> None:
     """Take one restart's steps from `z`, for the samples `active`."""
     near = ball if len(active) == len(ball.centre) else ball.at(active)
@@ -152,17 +182,17 @@ def _walk(
         if step == 0:
             _check_finite(loss)
         worst.visit(active, z, loss, reached)
+        if early_stop and reached.all():
+            return
+        gradient = gradient_of(loss, z)
+        worst.gradients[active] += 1  # of those dropped below too: the batch went back as a whole
+        if step == 0 and note is not None:
+            note(gradient, reached)
         if early_stop and reached.any():
             keep = (~reached).nonzero().squeeze(1)
-            if not len(keep):
-                return
-            gradient = gradient_of(loss, z)[keep]
-            worst.gradients[active] += 1  # of all: the batch went back as a whole
             active, near, z, loss = active[keep], near.at(keep), z[keep], loss[keep]
+            gradient = gradient[keep]
             rule.keep(keep)
-        else:
-            gradient = gradient_of(loss, z)
-            worst.gradients[active] += 1
         with torch.no_grad():
             z = near.project(rule.propose(step, near, z.detach(), gradient, loss.detach()))
     with torch.no_grad():
@@ -172,15 +202,18 @@ def _walk(
 
 
 def gradient_of(loss: Tensor, z: Tensor) -> Tensor:
-    """Return each sample's gradient; parameters collect nothing."""
-    if not loss.requires_grad:
-        warnings.warn(
-            "the loss does not depend on the input through autograd (a constant or detached model): the "
-            "attack sees a zero gradient and tries its starting points only",
-            stacklevel=4,
+    """Return each sample's gradient; parameters collect nothing.
+
+    Raises:
+        ValueError: If autograd sees no way from the loss to `z`.
+    """
+    gradient = torch.autograd.grad(loss.sum(), z, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise ValueError(
+            "the loss does not depend on the input through autograd (model detaches, rounds or ends in argmax): there "
+            "is no gradient to follow; attack with Square, which takes none, or remove what cuts the graph"
         )
-        return torch.zeros_like(z)
-    return torch.autograd.grad(loss.sum(), z, allow_unused=True, materialize_grads=True)[0]
+    return gradient
 
 
 def _check_finite(loss: Tensor) -> None:

@@ -1,11 +1,11 @@
-r"""Per-sample losses that an attack ascends. Each grows as the sample becomes more adversarial."""
+r"""What an attack on predictions ascends: losses that grow as a sample becomes more adversarial, and their goal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,3 +99,61 @@ def as_loss(loss: str | Loss) -> Loss:
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} is not one of {sorted(LOSSES)}, nor a function of (logits, y)")
     return LOSSES[loss]
+
+
+class Misclassification:
+    """Raise a loss on the logits; reached where the prediction is wrong (targeted: where it is the target).
+
+    Args:
+        model: Maps `[batch, *]` to logits `[batch, classes]`.
+        y: The true classes; with `targeted`, the classes wanted.
+        loss: Per-sample loss that grows away from `y`; descended when targeted.
+        targeted: Whether `y` is wanted instead of shunned.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        y: Int64[Tensor, " batch"],
+        loss: Loss,
+        targeted: bool = False,
+    ) -> None:
+        self.model, self.y, self.loss, self.targeted = model, y, loss, targeted
+
+    def __call__(
+        self, z: Float[Tensor, "active ..."], index: Int64[Tensor, " active"]
+    ) -> tuple[Float[Tensor, " active"], Bool[Tensor, " active"]]:
+        """Return loss and success at `z`."""
+        logits, y = self.model(z), self.y[index]
+        loss, predicted = self.value(logits, index), logits.argmax(dim=1)
+        return (-loss, predicted == y) if self.targeted else (loss, predicted != y)
+
+    def value(self, logits: Float[Tensor, "active classes"], index: Tensor) -> Float[Tensor, " active"]:
+        """Return the loss of the samples `index`."""
+        return self.loss(logits, self.y[index])
+
+
+def likeliest_others(
+    logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"], count: int
+) -> Int64[Tensor, "batch count"]:
+    """Return the `count` classes of largest logit beside `y`, in falling order; fewer where there are fewer.
+
+    Example:
+        >>> likeliest_others(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+        tensor([[2, 1]])
+    """
+    own = F.one_hot(y, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def together(done: int, samples: int, batch_size: int) -> int:
+    """Return how many targets to try at once after `done` of them.
+
+    The likeliest one goes first and alone, since most samples that fall do so there; of the others as many
+    as fit into a batch, since a few samples alone leave a machine idle.
+
+    Example:
+        >>> together(0, 10, 256), together(1, 10, 256), together(1, 1000, 256)
+        (1, 25, 1)
+    """
+    return max(batch_size // samples, 1) if done else 1

@@ -1,4 +1,4 @@
-r"""Geometry of a perturbation: its size, the random start, the steepest direction and the projection."""
+r"""Geometry of a perturbation: norms, with projection, steepest direction and random start, and balls in the box."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Norm(Protocol):
 
     name: ClassVar[str]
 
-    def size(self, delta: Float[Tensor, batch * dims]) -> Float[Tensor, " batch"]:
+    def size(self, delta: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """Return the norm of each perturbation."""
         ...
 
-    def steepest(self, gradient: Float[Tensor, batch * dims]) -> Float[Tensor, batch * dims]:
+    def steepest(self, gradient: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         r"""Return $\arg\max_{\|v\| \le 1} \langle v, g \rangle$, and 0 where the gradient is 0."""
         ...
 
-    def shrink(self, delta: Float[Tensor, batch * dims], eps: float) -> Float[Tensor, batch * dims]:
+    def shrink(self, delta: Float[Tensor, "batch ..."], eps: float) -> Float[Tensor, "batch ..."]:
         """Return the nearest perturbation of norm at most `eps`."""
         ...
 
-    def sample(self, like: Tensor, eps: float, generator: torch.Generator) -> Float[Tensor, batch * dims]:
+    def sample(self, like: Tensor, eps: float, generator: torch.Generator) -> Float[Tensor, "batch ..."]:
         """Return perturbations drawn uniformly from the ball of radius `eps`, of the shape of `like`."""
         ...
 
@@ -101,6 +101,40 @@ def as_norm(norm: str | Norm) -> Norm:
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is not one of {sorted(NORMS)}, nor a Norm")
     return NORMS[norm]
+
+
+@dataclass(frozen=True)
+class Ball:
+    r"""The points $\{z : \|z - x\| \le \epsilon,\ z \in [0, 1]^n\}$ around each sample $x$.
+
+    Attributes:
+        centre: The samples, `[batch, *]` in [0, 1].
+        eps: Radius in pixels, where black is 0 and white is 1.
+        norm: Its geometry.
+    """
+
+    centre: Float[Tensor, "batch ..."]
+    eps: float
+    norm: Norm
+
+    def project(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return a feasible point near `z`: shrunk to the ball, then clipped to the box.
+
+        Clipping does not leave the ball again, since the centre lies in the box. For the maximum norm this is
+        the nearest feasible point; for others it is feasible but not always the nearest (as in foolbox).
+        """
+        if isinstance(self.norm, Linf):  # both are clips: one pass, and no rounding of the difference
+            lower, upper = (self.centre - self.eps).clamp_(min=0), (self.centre + self.eps).clamp_(max=1)
+            return z.clamp(lower, upper)
+        return (self.centre + self.norm.shrink(z - self.centre, self.eps)).clamp_(0, 1)
+
+    def random_point(self, generator: torch.Generator) -> Float[Tensor, "batch ..."]:
+        """Return a point drawn uniformly from the norm ball, clipped to the box."""
+        return self.project(self.centre + self.norm.sample(self.centre, self.eps, generator))
+
+    def at(self, index: Tensor) -> Ball:
+        """Return the ball around some of the samples."""
+        return Ball(self.centre[index], self.eps, self.norm)
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.attacks.checks import check_count
-from faultlines.attacks.gradient_attack import WalkOptions
+from faultlines.attacks.attack import check_count
 from faultlines.attacks.loop import Objective, gradient_of
-from faultlines.attacks.norms import Linf
-from faultlines.attacks.pgd import PGD
+from faultlines.attacks.norms import NORMS, Norm
+from faultlines.attacks.pgd import PGD, WalkOptions
 
 PLACES = ("gradient", "random")
 
@@ -32,7 +31,7 @@ class Window:
     centre: Float[Tensor, "batch c h w"]
     mask: Bool[Tensor, "batch 1 h w"]
     eps: float = 1.0
-    norm: ClassVar[Linf] = Linf()
+    norm: Norm = NORMS["linf"]
 
     def project(self, z: Tensor) -> Tensor:
         """Return `z` inside the mask, clipped, and the clean image outside."""
@@ -95,7 +94,7 @@ class SquarePatch:
             raise ValueError(f"size={self.size} is larger than the image of {height} by {width} pixels")
         if self.location == "gradient":
             corner = self._steepest(objective, x)
-        elif self.location == "random":
+        elif isinstance(self.location, str):  # "random"
             drawn = torch.randint(rows * columns, (n,), generator=generator, device=generator.device)
             corner = drawn.to(x.device)
         else:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.attacks.checks import check_eps
-from faultlines.attacks.gradient_attack import GradientAttack
+from faultlines.attacks.attack import check_number
+from faultlines.attacks.pgd import GradientAttack
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Maps samples `[s, *shape]` and the set they attend to, `[n, *shape]`, to scores `[s, classes]`."""
@@ -85,7 +85,7 @@ def random_sign(
         >>> (moved - x).abs().flatten(1).tolist()
         [[0.0, 0.0], [0.25, 0.25]]
     """
-    eps = check_eps(eps)
+    eps = check_number(eps, "eps")
     _check_index(index, len(x))
     index = index.to(x.device)
     signs = 2 * torch.randint(0, 2, x[index].shape, generator=generator).to(x) - 1

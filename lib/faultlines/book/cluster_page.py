@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from faultlines.book.myst import list_table
-from faultlines.book.staging import duration
 from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import duration
 
 SIZES = (100, 1_000, 10_000)
 CHAPTER_S = 1800.0

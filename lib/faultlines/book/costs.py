@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from faultlines.book.myst import list_table
-from faultlines.book.staging import duration
-from faultlines.notebook.freshness import Freshness, State
-from faultlines.notebook.hashing import digest
+from faultlines.notebook.code import digest
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.provenance import Provenance, duration
 from faultlines.notebook.task import Task
 
 COLUMNS = ("Run", "Cost", "Made with", "Repeat it")

@@ -12,7 +12,7 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Provenance
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.store import read_result, write_atomic
+from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic
 
 
 class ClaimRow(BaseModel):
@@ -65,13 +65,16 @@ class Index(BaseModel):
 
 
 def read_index(project: Project) -> Index:
-    """Gather the index from the published notebooks themselves."""
+    """Gather the index from the published notebooks themselves; one that cannot be believed is left out."""
     results = []
     for chapter in Chapter.all(project):
         for run in Runs.load(project).runs:
             path = project.published(run, chapter)
-            result = read_result(path)
-            if result is not None:
+            try:
+                result = read_result(path, run, command=f"faultlines run {chapter} --run {run}")
+            except UnreadableError:
+                continue
+            if isinstance(result, Result) and not result.foreign:
                 rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
                 name = path.relative_to(project.root).as_posix()
                 results.append(Published(notebook=name, provenance=result.provenance, ledger=rows))

@@ -12,12 +12,11 @@ import re
 import nbformat
 from nbformat import NotebookNode
 
-from faultlines.book.glued import keep_as_said
-from faultlines.book.myst import list_table
-from faultlines.notebook.chapters import Chapter, code_cells, has_tag
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import State
-from faultlines.notebook.hashing import code_only
 from faultlines.notebook.store import Result, number_cells
+from faultlines.notebook.sync import with_text_of
 
 LABEL = re.compile(
     r"^(?P<before>\s*\()(?P<label>[\w:.-]+)(?P<after>\)=[ \t]*)$"
@@ -51,12 +50,10 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
     executed = state.result.notebook()
     page = _joined(chapter.notebook(), executed)
     show_figures_alone(page)
-    keep_as_said(page)
     if prefix:  # a page of another run stands one folder deeper
         relink(page)
     notes = (_stale_note(state), _run_note(state.result, chapter), changes)
     _insert_notes(page, [note for note in notes if note])
-    page.cells.append(nbformat.v4.new_markdown_cell(provenance_block(state.result)))
     if prefix:
         relabel(page, prefix)
     number_cells(page)
@@ -64,25 +61,10 @@ def stage(chapter: Chapter, state: State, *, prefix: str = "", changes: str | No
 
 
 def _joined(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    ours, theirs = code_cells(source), code_cells(executed)
-    same = len(ours) == len(theirs) and all(
-        a.source == b.source or code_only(a.source) == code_only(b.source)
-        for a, b in zip(ours, theirs, strict=True)
-    )
-    if not same:
+    try:
+        return with_text_of(source, executed)
+    except UsageError:  # another version of the chapter: its text belongs to its numbers
         return copy.deepcopy(executed)
-    for new, old in zip(ours, theirs, strict=True):
-        new.outputs, new.execution_count = old.outputs, old.execution_count
-    cells = []
-    for cell in source.cells:
-        cells.append(cell)
-        if has_tag(cell, "parameters"):
-            cells += [c for c in executed.cells if has_tag(c, "injected-parameters")]
-    page = copy.deepcopy(source)
-    page.cells = cells
-    page.metadata["kernelspec"] = executed.metadata.get("kernelspec", page.metadata.get("kernelspec"))
-    page.metadata["language_info"] = executed.metadata.get("language_info", {"name": "python"})
-    return page
 
 
 def show_figures_alone(page: NotebookNode) -> None:
@@ -133,39 +115,6 @@ def _run_note(result: Result, chapter: Chapter) -> str:
         f"```{{admonition}} The {record.run} run\n:class: note\n"
         f"This page is the [chapter](../../chapters/{chapter.name}.ipynb) executed with {given}.\n```"
     )
-
-
-def provenance_block(result: Result) -> str:
-    """Return the closing block of a page: what its numbers were made with, and the command that repeats them."""
-    record, kernel = result.provenance, result.provenance.kernel
-    packages = ", ".join(f"{name} {version}" for name, version in kernel.get("packages", {}).items())
-    rows = {
-        "Repeat it": f"`{record.command} --force`",
-        "Executed": f"{record.started}, {duration(record.wall_s)} on {kernel.get('device')}"
-        f" ({kernel.get('threads')} threads, {kernel.get('peak_memory_mb')} MiB peak)",
-        "Code": f"commit `{record.commit}`, chapter `{record.chapter_hash}`, {len(record.modules)} library modules",
-        "Versions": f"Python {kernel.get('python')}, {packages}",
-        "Parameters": ", ".join(f"`{name}={value}`" for name, value in record.parameters.items()),
-    }
-    table = list_table((), rows.items(), widths=(15, 85))
-    return (
-        f"````{{admonition}} How these numbers were made\n:class: tip dropdown fl-provenance\n{table}\n````"
-    )
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as a person says it.
-
-    Example:
-        >>> duration(7.4), duration(95), duration(7330)
-        ('7 s', '1 min 35 s', '2 h 2 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def relink(page: NotebookNode) -> None:

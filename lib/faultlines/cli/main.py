@@ -18,7 +18,7 @@ from rich.table import Table
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State
-from faultlines.notebook.parameters import Check
+from faultlines.notebook.parameters import CHECKS, Check
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
@@ -81,38 +81,6 @@ def read_overrides(given: list[str]) -> dict[str, str]:
             raise UsageError(f"parameter {name!r} is given twice")
         overrides[name] = value
     return overrides
-
-
-def check_data_set(name: str) -> None:
-    """Raise ValueError where a data set is neither here nor to be had."""
-    if name == "digits":
-        return  # embedded: no need to load the library to know
-    from faultlines.data import available, load
-
-    known = {entry.name: entry for entry in available()}
-    if name in known and known[name].source:
-        return
-    try:
-        load(name)  # downloads it where there is a network, which is better done before a kernel waits for it
-    except OSError as error:
-        raise ValueError(str(error)) from None
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError where a device is unknown or not there."""
-    kind, colon, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
-        raise ValueError("a device is auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if int(index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do"
-            )
-
-
-CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
 
 
 def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: dict[str, str]) -> list[Task]:
@@ -292,7 +260,7 @@ COLOURS = {"fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red
 @command
 def status(chapters: Names = None) -> None:
     """Show what there is of each chapter under each run."""
-    from faultlines.book.staging import duration
+    from faultlines.notebook.provenance import duration
 
     project = Project.find()
     runs = Runs.load(project)

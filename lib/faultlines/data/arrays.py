@@ -203,7 +203,8 @@ def read_npz(path: Path) -> Arrays:
     names = arrays.pop("classes", None)
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise ValueError(f"{path}: classes has dtype {names.dtype}; it must be a list of strings")
-    return Arrays(**arrays, classes=None if names is None else tuple(names.tolist()))
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    return Arrays(x_train, y_train, x_test, y_test, None if names is None else tuple(names.tolist()))
 
 
 def npz_headers(path: Path) -> dict[str, Header]:
@@ -251,7 +252,7 @@ def npz_image_shape(headers: dict[str, Header], path: Path) -> tuple[int, int, i
     return channel, height, width
 
 
-def npz_class_count(headers: dict[str, Header], path: Path) -> int:
+def npz_n_classes(headers: dict[str, Header], path: Path) -> int:
     """Return the number of classes of an `.npz`, for which at most its training labels are read.
 
     Raises:

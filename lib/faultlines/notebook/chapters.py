@@ -9,9 +9,9 @@ from pathlib import Path
 import jupytext
 from nbformat import NotebookNode
 
+from faultlines.notebook.code import cells_hash
 from faultlines.notebook.errors import UsageError, one_of
-from faultlines.notebook.hashing import code_only, digest
-from faultlines.notebook.parameters import Parameter, read_parameters
+from faultlines.notebook.parameters import Parameter, Rule, read_parameters, read_rules
 from faultlines.notebook.project import Project
 
 
@@ -88,8 +88,9 @@ class Chapter:
     @cached_property
     def code_hash(self) -> str:
         """Content hash of the code; text, and the parameters' values, are accounted for elsewhere."""
-        cells = [cell for cell in self._cells if not has_tag(cell, "parameters")]
-        return digest("\n\n".join(code_only(cell.source) for cell in cells))
+        return cells_hash(
+            cell.source for cell in self._cells[1:-1]
+        )  # the first begins, the last writes the record
 
     @cached_property
     def parameters(self) -> list[Parameter]:
@@ -104,3 +105,9 @@ class Chapter:
                 f"{self.path.name} has {len(cells)} cells tagged `parameters`; it needs exactly one"
             )
         return read_parameters(cells[0].source, where=f"{self.path.name}, parameters cell")
+
+    @cached_property
+    def rules(self) -> list[Rule]:
+        """What the parameters have to fulfil together."""
+        cells = [cell for cell in self._cells if has_tag(cell, "parameters")]
+        return read_rules(cells[0].source) if cells else []

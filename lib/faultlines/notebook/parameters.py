@@ -7,8 +7,16 @@ The cell is the only place where a parameter is declared:
     pool: str = "cls"  # how tokens are read out [cls | mean]
 
 The bracket at the end of the comment says what is allowed: a closed range of numbers, a choice of words, or
-the name of a check that the caller may bring along (`data set`, `device`). For a list it holds for each element.
-papermill itself accepts any name and any value, so the runner looks here first.
+the name of a check (`data set`, `device`). For a list it holds for each element. What no range of one parameter can
+say stands on lines of its own:
+
+    # must: dim % heads == 0 -- the heads share the width
+
+The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), `n_classes(data
+set)`, `set_size(data set)`, and Python's own `all any len max min set sorted sum zip range`.
+
+papermill itself accepts any name and any value. `check_parameters` holds them against the cell from inside the kernel,
+whichever tool executes; the command line does so before a kernel starts.
 """
 
 from __future__ import annotations
@@ -16,10 +24,11 @@ from __future__ import annotations
 import ast
 import difflib
 import io
+import json
 import math
 import re
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +42,17 @@ RANGE = re.compile(rf"^(?P<low>{NUMBER})\s*\.\.\s*(?P<high>(?:{NUMBER})?)$")
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 NAMED = ("data set", "device")
+MUST = re.compile(r"^#\s*must:\s*(?P<rule>.+?)\s+--\s+(?P<reason>.+)$")
+TAGS = (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)
+LONGEST = 60  # characters of a value that a message repeats
 
 Check = Callable[[str], None]
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message repeats it: not whole where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,16 @@ class Parameter:
             if not self.is_list:
                 return self._read(text.strip())
             # the base loader leaves every word a word: YAML 1.1 itself reads 010 as 8, 1:30 as 90 and `on` as true
+            if len(text) > 10_000 or any(isinstance(token, TAGS) for token in yaml.scan(text)):
+                raise TypeError
             words = yaml.load(text, yaml.BaseLoader)
-            return [self._read(word) for word in (words if isinstance(words, list) else [words])]
-        except (yaml.YAMLError, ValueError, TypeError, KeyError):
+            if not isinstance(words, list):
+                raise TypeError
+            return [self._read(word) for word in words]
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+            such = f"{'a list is written [a, b]; ' if self.is_list else ''}default {self.default!r}"
             raise UsageError(
-                f"parameter {self.name}={text!r} cannot be read as {self.type} (default {self.default!r})"
+                f"parameter {self.name}={shown(text)} cannot be read as {self.type} ({such})"
             ) from None
 
     def _read(self, word: Any) -> Any:
@@ -97,8 +120,13 @@ class Parameter:
         """
         if not self.is_list:
             return self._check_scalar(value, checks)
+        if isinstance(value, str):
+            raise UsageError(
+                f"parameter {self.name}={shown(value)} is a word, must be {self.type} (papermill's -p passes no lists:"
+                f" say -y '{self.name}: {json.dumps(self.default)}')"
+            )
         if not isinstance(value, list) or not value:
-            raise UsageError(f"parameter {self.name}={value!r} must be a non-empty {self.type}")
+            raise UsageError(f"parameter {self.name}={shown(value)} must be a non-empty {self.type}")
         return [self._check_scalar(element, checks) for element in value]
 
     def _check_scalar(self, value: Any, checks: Mapping[str, Check]) -> Any:
@@ -107,28 +135,28 @@ class Parameter:
             value = float(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
         if type(value) is not kind:
             raise UsageError(
-                f"parameter {self.name}={value!r} is {type(value).__name__}, must be {self.type}"
+                f"parameter {self.name}={shown(value)} is {type(value).__name__}, must be {self.type}"
                 f" (default {self.default!r})"
             )
         if kind is float and not math.isfinite(value):
-            raise UsageError(f"parameter {self.name}={value!r} is not a finite number")
+            raise UsageError(f"parameter {self.name}={shown(value)} is not a finite number")
         if not self.allowed:
             return value
         if self.allowed in NAMED:
             try:
                 checks.get(self.allowed, lambda _: None)(value)
             except ValueError as error:
-                raise UsageError(f"parameter {self.name}={value!r}: {error}") from None
+                raise UsageError(f"parameter {self.name}={shown(value)}: {error}") from None
             return value
         span = RANGE.match(self.allowed)
         if span:
             low, high = float(span["low"]), float(span["high"] or "inf")
             if not low <= value <= high:
-                raise UsageError(f"parameter {self.name}={value!r} is outside {self.allowed}")
+                raise UsageError(f"parameter {self.name}={shown(value)} is outside {self.allowed}")
             return value
         choices = [choice.strip() for choice in self.allowed.split("|")]
         if value not in [self._read(choice) for choice in choices]:
-            raise UsageError(f"parameter {self.name}={value!r} is not one of {', '.join(choices)}")
+            raise UsageError(f"parameter {self.name}={shown(value)} is not one of {', '.join(choices)}")
         return value
 
     def declared_well(self) -> bool:
@@ -143,6 +171,47 @@ class Parameter:
             return all(self._read(choice.strip()) is not None for choice in self.allowed.split("|"))
         except (ValueError, KeyError):
             return False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What several parameters have to fulfil together.
+
+    Attributes:
+        expression: A Python expression of the parameters.
+        reason: Why, in words.
+    """
+
+    expression: str
+    reason: str
+
+    def check(self, values: Mapping[str, Any], helpers: Mapping[str, Callable[..., Any]]) -> None:
+        """Refuse values that break the rule.
+
+        Raises:
+            UsageError: If they do; the message names the parameters that the rule speaks of.
+        """
+        words = {node.id for node in ast.walk(ast.parse(self.expression)) if isinstance(node, ast.Name)}
+        given = ", ".join(f"{name}={shown(values[name])}" for name in values if name in words)
+        builtin = {f.__name__: f for f in (abs, all, any, int, len, max, min, set, sorted, sum, zip, range)}
+        try:
+            # the chapter's own text; comprehensions look names up among the globals
+            kept = eval(self.expression, {"__builtins__": builtin, **helpers, **values})
+        except (ArithmeticError, LookupError, ValueError, TypeError) as error:
+            raise UsageError(f"parameters {given}: {self.reason} ({error})") from None
+        if not kept:
+            raise UsageError(f"parameters {given}: {self.reason} (must be: {self.expression})")
+
+
+def read_rules(source: str) -> list[Rule]:
+    """Read the rules of a parameters cell.
+
+    Example:
+        >>> read_rules("# must: dim % heads == 0 -- the heads share the width")
+        [Rule(expression='dim % heads == 0', reason='the heads share the width')]
+    """
+    found = [MUST.match(line.strip()) for line in source.splitlines()]
+    return [Rule(match["rule"], match["reason"]) for match in found if match]
 
 
 def read_parameters(source: str, where: str = "parameters cell") -> list[Parameter]:
@@ -210,15 +279,20 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
 
 
 def resolve(
-    declared: list[Parameter], values: Mapping[str, Any], where: str, checks: Mapping[str, Check]
+    declared: list[Parameter],
+    values: Mapping[str, Any],
+    where: str,
+    checks: Mapping[str, Check],
+    rules: Iterable[Rule] = (),
 ) -> dict[str, Any]:
     """Return every parameter's value: the defaults, overridden by `values`, all checked.
 
     Args:
         declared: What the chapter declares.
-        values: Overrides, from `runs.yml` or the command line (already parsed).
+        values: Overrides, from `runs.yml`, the command line or papermill (already parsed).
         where: Whose parameters these are, for the error.
         checks: Named checks by the word in the bracket; each raises ValueError on a bad value.
+        rules: What the parameters have to fulfil together.
 
     Raises:
         UsageError: On an unknown name or a value that is not allowed.
@@ -229,7 +303,65 @@ def resolve(
             close = difflib.get_close_matches(name, by_name, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"{where} has no parameter {name!r}{hint} (it has {', '.join(by_name)})")
-    return {
+    resolved = {
         name: parameter.check(values.get(name, parameter.default), checks)
         for name, parameter in by_name.items()
     }
+    for rule in rules:
+        rule.check(resolved, HELPERS)
+    return resolved
+
+
+# what a value is held against beyond its range
+
+
+def check_data_set(name: str) -> None:
+    """Raise ValueError where a data set is neither here nor to be had."""
+    if name == "digits":
+        return  # embedded: no need to load the library to know
+    from faultlines.data import available, load
+
+    known = {entry.name: entry for entry in available()}
+    if name in known and known[name].source:
+        return
+    try:
+        load(name)  # downloads it where there is a network, which is better done before anything waits for it
+    except OSError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where a device is unknown or not there."""
+    kind, colon, index = name.partition(":")
+    if name in ("auto", "cpu"):
+        return
+    import torch
+
+    if kind == "cuda" and (not colon or index.isdecimal()):
+        if int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"this machine has {torch.cuda.device_count()} CUDA devices; cpu or auto will do"
+            )
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError("a device is auto, cpu, cuda or cuda:N") from None
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Return channels, height and width of a data set's images; see `faultlines.data.image_shape`."""
+    from faultlines import data
+
+    return data.image_shape(name)
+
+
+def n_classes(name: str) -> int:
+    """Return the number of classes of a data set; see `faultlines.data.n_classes`."""
+    from faultlines import data
+
+    return data.n_classes(name)
+
+
+CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
+HELPERS: dict[str, Callable[..., Any]] = {"image_shape": image_shape, "n_classes": n_classes}

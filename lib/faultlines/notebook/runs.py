@@ -88,4 +88,6 @@ class Runs(BaseModel):
         declared = {parameter.name: parameter for parameter in chapter.parameters}
         for key, text in (overrides or {}).items():
             values[key] = declared[key].parse(text) if key in declared else text
-        return resolve(chapter.parameters, values, chapter.name, checks or {})
+        # what parameters must fulfil together is asked where data sets are
+        rules = chapter.rules if checks is not None else []
+        return resolve(chapter.parameters, values, chapter.name, checks or {}, rules)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from faultlines.notebook.provenance import KEY, Provenance
+from faultlines.notebook.provenance import Provenance, read_record, read_restamps
 
-SHOWN = ("claim", "statement", "verdict", "ours")
-"""What every row of a stored ledger must say in words."""
+
+class UnreadableError(ValueError):
+    """A file stands where a result should, and it is no notebook; the message says what it is."""
 
 
 @dataclass(frozen=True)
@@ -23,31 +27,86 @@ class Result:
     Attributes:
         path: Where it stands.
         provenance: What it was made with.
-        ledger: The rows of its claims ledger.
+        foreign: Why its results are not those of its record; empty where all agrees.
     """
 
     path: Path
     provenance: Provenance
-    ledger: list[dict]
+    foreign: tuple[str, ...] = ()
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The rows of its claims ledger."""
+        return self.provenance.ledger
 
     def notebook(self) -> NotebookNode:
         """Read the notebook itself."""
-        return nbformat.read(self.path, as_version=4)
+        return read_notebook(self.path)
 
 
-def read_result(path: Path) -> Result | None:
-    """Read the result at a path, or None where there is none that can be read."""
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        UnreadableError: If the file is no notebook; the message says what is wrong with it.
+        FileNotFoundError: If there is none.
+    """
     try:
-        notebook = nbformat.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        provenance = Provenance.read(notebook)
-        if provenance is None or not isinstance(notebook.cells, list):
-            return None
-        ledger = [dict(row) for row in notebook.metadata[KEY].get("ledger", [])]
-    except (OSError, ValueError, AttributeError, TypeError):
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UnreadableError("it is no text") from None
+    if not text.strip():
+        raise UnreadableError("it is empty")
+    if re.search(r"^\s*<{7} ", text, re.MULTILINE):
+        raise UnreadableError("it holds the marks of a merge conflict")
+    try:
+        notebook = nbformat.reads(text, as_version=4)
+    except Exception as error:  # nbformat raises whatever the shape of the JSON brings about
+        place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise UnreadableError(f"it is no complete notebook{place}") from None
+    if not isinstance(notebook.get("cells"), list) or not all(
+        isinstance(cell, dict) and isinstance(cell.get("source"), str) and "cell_type" in cell
+        for cell in notebook.cells
+    ):
+        raise UnreadableError("it is no complete notebook")
+    return notebook
+
+
+def read_result(
+    path: Path, run: str = "", overrides: Mapping[str, str] | None = None, command: str = ""
+) -> Result | tuple[str, ...] | None:
+    """Read the result at a path.
+
+    Args:
+        path: The notebook.
+        run: The run whose place it stands in.
+        overrides: Parameters of that place beyond the run's.
+        command: What makes such a result.
+
+    Returns:
+        The result, which may be foreign; the reasons alone where it has no record that can be read; None where there is
+        no file.
+
+    Raises:
+        UnreadableError: If the file is no notebook.
+    """
+    try:
+        notebook = read_notebook(path)
+    except FileNotFoundError:
         return None
-    if not all(all(isinstance(row.get(key), str) for key in SHOWN) for row in ledger):
-        return None
-    return Result(path, provenance, ledger)
+    record, reasons = read_record(notebook)
+    if record is None:
+        return tuple(reasons)
+    if record.chapter != path.stem:
+        reasons.insert(0, f"it is a run of {record.chapter}")
+    whole = Provenance(
+        **dict(record),
+        run=run,
+        overrides=dict(overrides or {}),
+        command=command,
+        restamps=read_restamps(notebook, record),
+    )
+    return Result(path, whole, tuple(reasons))
 
 
 def write_atomic(path: Path, text: str) -> None:

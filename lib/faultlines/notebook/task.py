@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.hashing import digest
+from faultlines.notebook.code import Modules, digest, library_hash
 from faultlines.notebook.parameters import Check
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
@@ -77,6 +77,7 @@ class Task:
         return {"any": own + published, "here": own, "published": published}[where]
 
 
-def code_of(task: Task, modules: Mapping[str, str]) -> dict[str, str]:
+def code_of(task: Task, modules: Modules) -> dict[str, str]:
     """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
-    return {**modules, f"chapter {task.chapter.name}": task.chapter.code_hash}
+    library = {name: library_hash({name: hashes}) for name, hashes in modules.items()}
+    return {**library, f"chapter {task.chapter.name}": task.chapter.code_hash}

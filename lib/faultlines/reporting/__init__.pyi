@@ -18,8 +18,9 @@ from .ledger import Ledger as Ledger
 from .pooling import Gathered as Gathered
 from .pooling import Pooled as Pooled
 from .pooling import pool as pool
-from .prose import glue_numbers as glue_numbers
-from .prose import glue_texts as glue_texts
+from .prose import quote_numbers as quote_numbers
+from .prose import quote_texts as quote_texts
+from .prose import say as say
 from .resampling import bootstrap_interval as bootstrap_interval
 from .resampling import jackknife_interval as jackknife_interval
 from .robust_accuracy import AccuracyCurve as AccuracyCurve

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from faultlines.reporting.intervals import Interval
-from faultlines.reporting.prose import glue_texts
+from faultlines.reporting.prose import badge, quote_texts
 from faultlines.reporting.tables import Table
 from faultlines.reporting.verdicts import Direction, Verdict, check_direction, judge
 
@@ -204,7 +204,7 @@ class Ledger:
         if row.claim in self.rows:
             raise ValueError(f"claim {row.claim!r} is settled already, as {self.rows[row.claim].verdict}")
         self.rows[row.claim] = row
-        glue_texts({f"{row.claim}-verdict": row.verdict, f"{row.claim}-ours": row.ours or "not run"})
+        quote_texts({f"{row.claim}-verdict": badge(row.verdict), f"{row.claim}-ours": row.ours or "not run"})
 
     def statements(self) -> Table:
         """Return the table of claims and tests, for the part of the chapter that comes before any result."""
@@ -224,7 +224,7 @@ class Ledger:
             raise ValueError(f"claims {', '.join(open_)} are open: settle each, or leave it with a reason")
         rows = [self.rows[id] for id in self.claims]
         return Table(
-            ("claim", "paper", "ours", "test", "verdict", "cost"),
+            ("claim", "paper", "ours", "test", "verdict"),
             [
                 (
                     f"**{row.claim}** {row.statement}",
@@ -232,13 +232,17 @@ class Ledger:
                     f"{row.ours} (n = {row.n})" + (f" {row.note}" if row.note else "") if row.n else row.note,
                     row.test,
                     Table.badge(row.verdict),
-                    f"{row.cost_s:.1f} s",
                 )
                 for row in rows
             ],
             style="fl-ledger",
-            payload={MIME: [_plain(row) for row in rows]},
+            # times differ from run to run: they stand in the record
+            payload={MIME: [{k: v for k, v in row.items() if k != "cost_s"} for row in self.records()]},
         )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return every settled claim as plain data, in the order in which they were stated."""
+        return [_plain(self.rows[id]) for id in self.claims if id in self.rows]
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from faultlines.reporting.prose import badge
+
 
 @dataclass(frozen=True)
 class Table:
@@ -87,8 +89,7 @@ MARKUP = re.compile(r"(?P<dollar>\\\$)|\$(?P<math>[^$]+)\$|\*\*(?P<bold>(?:[^*$]
 
 def _inline(cell: Any) -> str:
     if isinstance(cell, Badge):
-        kind = re.sub(r"\W", "", cell.verdict)
-        return f'<span class="verdict verdict-{kind}">{html.escape(cell.verdict)}</span>'
+        return badge(cell.verdict)
 
     def shown(found: re.Match[str]) -> str:
         if found["math"]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
+from faultlines.notebook.code import library_code
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.hashing import library_hashes
 from faultlines.notebook.project import Project
 from faultlines.notebook.task import Task, code_of
 from faultlines.runner.outcome import Outcome, progress_bars
@@ -103,7 +103,7 @@ class Cluster:
 
         if not work:
             return {}
-        modules = library_hashes(self.project.library)
+        modules = library_code(self.project.library)
         jobs = [
             Job(
                 root=self.project.root, chapter=task.chapter.name, run=task.run, overrides=dict(task.overrides),

@@ -14,9 +14,7 @@ import os
 import signal
 import sys
 import threading
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,12 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.energy import read_counters, spent
-from faultlines.notebook.hashing import library_hashes
+from faultlines.notebook.checkpoints import forget, take_up
+from faultlines.notebook.code import library_code
 from faultlines.notebook.project import Project
-from faultlines.notebook.provenance import EPILOGUE, KEY, LEDGER_MIME, MIME, Provenance, commit_of, take
+from faultlines.notebook.provenance import read_record
 from faultlines.notebook.store import number_cells, write_notebook
 from faultlines.notebook.task import Task, code_of
-from faultlines.notebook.trained import forget, take_up
 from faultlines.runner.environment import quieten
 from faultlines.runner.record import Report, recorded
 from faultlines.runner.submission import Job, changed_since
@@ -61,15 +58,14 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     project = Project.find(job.root)
     task = Task(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
     partial = task.partial(project)
-    chapter_hash, modules = task.chapter.code_hash, library_hashes(project.library)
+    modules = library_code(project.library)
     report = recorded(report, project, task)
     if moved := changed_since(job.code, code_of(task, modules)):
         where = {"error": "CodeChanged", "message": f"{', '.join(moved)} changed since the job was submitted"}
         report({"event": "failed", **where})
         return False
-    resumed = take_up(project, task, modules)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    cells, counters = Cells(), read_counters()
+    take_up(project, task, modules)
+    cells = Cells()
     report({"event": "start", "cells": task.chapter.size})
     try:
         notebook = _papermill(job, task, partial, report, cells)
@@ -83,27 +79,14 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
         return False
     finally:
         partial.unlink(missing_ok=True)
-    kernel = take(notebook, MIME)[-1]
-    record = Provenance(
-        chapter=job.chapter,
-        run=job.run,
-        overrides=job.overrides,
-        parameters=job.parameters,
-        chapter_hash=chapter_hash,
-        modules={name: modules[name] for name in kernel.pop("modules") if name in modules},
-        command=task.command,
-        started=started,
-        wall_s=round(time.monotonic() - clock, 1),
-        commit=commit_of(project.root),
-        kernel=kernel,
-        resumed=resumed,
-        energy_j=spent(counters, read_counters()),
-    )
-    notebook.cells.pop()  # the epilogue
-    ledger = [row for rows in take(notebook, LEDGER_MIME) for row in rows]
     _clean(notebook)
-    record.write(notebook)
-    notebook.metadata[KEY]["ledger"] = ledger
+    record, reasons = read_record(notebook)
+    if record is None or reasons:
+        where = {"error": "NoRecord", "message": f"the notebook ran, and {'; '.join(reasons)}"}
+        write_notebook(notebook, partial)
+        _keep_failed(task, project, where, report)
+        partial.unlink(missing_ok=True)
+        return False
     write_notebook(notebook, task.working(project))
     task.failed(project).unlink(missing_ok=True)
     forget(project, task)
@@ -138,7 +121,6 @@ def _papermill(job: Job, task: Task, partial: Path, report: Report, cells: Cells
     source = task.chapter.notebook()
     declared = {parameter.name: parameter.default for parameter in task.chapter.parameters}
     overridden = {name: value for name, value in job.parameters.items() if declared[name] != value}
-    source.cells.append(nbformat.v4.new_code_cell(EPILOGUE))
     partial.parent.mkdir(parents=True, exist_ok=True)
     write_notebook(source, partial)
     return papermill.execute_notebook(
@@ -170,7 +152,7 @@ def _keep_failed(task: Task, project: Project, where: dict[str, Any], report: Re
         notebook = nbformat.read(task.partial(project), as_version=4)
     except (OSError, ValueError):
         notebook = task.chapter.notebook()
-    notebook.metadata.setdefault(KEY, {})["failure"] = where
+    notebook.metadata["faultlines"] = {"failure": where}  # for a reader of the file; nothing here looks at it
     _clean(notebook)
     write_notebook(notebook, failed)
     report({"event": "failed", "notebook": str(failed), **where})

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.hashing import digest
 from faultlines.notebook.project import Project
 from faultlines.notebook.store import write_atomic
 from faultlines.notebook.task import Task

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from faultlines.attacks.explanation.criteria import Criterion
-from faultlines.attacks.explanation.observation import Explain
+from faultlines.attacks.explanation.objective import Explain
 from faultlines.studies.explanation_outcomes import ExplanationOutcome, common_correct, explanation_outcome
 from faultlines.studies.network_traits import NetworkTraits, network_traits
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from faultlines.attacks.loop import AttackResult
+from faultlines.attacks.results import AttackResult
 
 Attack = Callable[..., AttackResult]
 

@@ -1,40 +1,71 @@
-"""What the attacks on explanations share: checks, the constraint on the prediction, and the account of the result."""
+"""Attacks on explanations: the search and the noise beside it, the constraint on the prediction, and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from faultlines.attacks.ball import Ball
-from faultlines.attacks.checks import check_call, check_eps, or_seeded
-from faultlines.attacks.explanation.correlation import Cosine, Spearman
-from faultlines.attacks.explanation.criteria import Criterion, MassCentre
-from faultlines.attacks.explanation.objective import ChangedExplanation
-from faultlines.attacks.explanation.observation import Explain, observe
-from faultlines.attacks.explanation.result import ExplanationResult
-from faultlines.attacks.explanation.surrogate import Model, check_beta
-from faultlines.attacks.gradient_attack import prepared
-from faultlines.attacks.loop import AttackResult
-from faultlines.attacks.norms import Norm, as_norm
+from faultlines.attacks.attack import (
+    Attack,
+    Victim,
+    check_count,
+    check_number,
+    check_restarts,
+    check_step_size,
+)
+from faultlines.attacks.explanation.criteria import Cosine, Criterion, MassCentre, Spearman
+from faultlines.attacks.explanation.objective import ChangedExplanation, Explain
+from faultlines.attacks.explanation.surrogate import check_beta
+from faultlines.attacks.loop import FixedStep, ascend
+from faultlines.attacks.norms import Ball, Norm
+from faultlines.attacks.results import AttackResult, Worst
 
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion for criterion in (Cosine(), Spearman(), MassCentre())
 }
 
 
-class ExplanationAttack:
+@dataclass(frozen=True)
+class ExplanationResult:
+    """What an attack on explanations found, sample by sample; everything is measured on the model as it is.
+
+    Attributes:
+        x_adv: The point visited of lowest score, inside ball and box; with rejection among those whose prediction is
+            that of the clean sample. The clean sample itself where no point visited has a lower score.
+        score: The criterion's likeness of the maps at `x_adv` and at the clean sample; 1 where nothing has changed.
+        success: Whether the score is below the clean one and the prediction at `x_adv` is that of the clean sample.
+        kept: Whether the prediction at `x_adv` is that of the clean sample; with rejection always.
+        kept_share: The share of the perturbed points visited whose prediction was that of the clean sample; NaN
+            where none was visited.
+        explanation: The maps at `x_adv`.
+        clean_explanation: The maps at the clean samples; any other likeness can be measured from the two.
+        surrogate: What stood in for the model in the attack's gradient, or None where the model itself did.
+    """
+
+    x_adv: Float[Tensor, "batch ..."]
+    score: Float[Tensor, " batch"]
+    success: Bool[Tensor, " batch"]
+    kept: Bool[Tensor, " batch"]
+    kept_share: Float[Tensor, " batch"]
+    explanation: Float[Tensor, "batch ..."]
+    clean_explanation: Float[Tensor, "batch ..."]
+    surrogate: str | None
+
+
+class ExplanationAttack(Attack[ExplanationResult]):
     """An attack on explanations inside a ball; subclasses give the search and say whether it climbs a gradient.
 
     Args:
         explain: Maps model, samples and the classes explained to maps `[batch, height, width]`. It must be
             differentiable with respect to the samples and deterministic (SmoothGrad with fixed noise, say):
             `partial(attribute, method="gradient", create_graph=True)` of `faultlines.estimators`.
-        criterion: `TopK(k)`, `TargetMap(maps)`, `"cosine"`, `"spearman"`, `"mass-centre"`, or another `Criterion`.
+        criterion: `TopK(k)`, `"cosine"`, `"spearman"`, `"mass-centre"`, or another `Criterion`.
         eps: Radius of the ball in pixels (0 to 1); 0 returns the input.
         norm: `"linf"`, `"l2"` or a `Norm`.
         reject: Whether only points count whose prediction is that of the clean sample.
@@ -59,58 +90,38 @@ class ExplanationAttack:
         penalty: float = 0.0,
         surrogate_beta: float | None = None,
     ) -> None:
+        super().__init__(eps=eps, norm=norm)
         if not callable(explain):
             raise ValueError(f"explain={explain!r} must be a function of (model, x, y)")
         self.explain = explain
         self.criterion = as_criterion(criterion)
-        self.eps = check_eps(eps)
-        self.norm = as_norm(norm)
         self.reject = reject
-        self.penalty = check_eps(penalty, "penalty")
+        self.penalty = check_number(penalty, "penalty")
         self.surrogate_beta = None if surrogate_beta is None else check_beta(surrogate_beta)
 
-    def search(self, objective: ChangedExplanation, ball: Ball, generator: torch.Generator) -> AttackResult:
+    def worst(self, objective: ChangedExplanation, ball: Ball, generator: torch.Generator) -> AttackResult:
         """Return the worst point visited of each sample."""
         raise NotImplementedError(f"{type(self).__name__} gives no search")
 
-    def __call__(
-        self,
-        model: Model,
-        x: Float[Tensor, batch * dims],
-        y: Int64[Tensor, " batch"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> ExplanationResult:
-        """Attack the explanations of a batch.
+    def search(self, victim: Victim, x: Tensor, y: Tensor, generator: torch.Generator) -> ExplanationResult:
+        """Return the points of lowest score with their maps.
 
-        Neither the model (mode, `requires_grad`, gradients) nor `x` and `y` are changed.
-
-        Args:
-            model: Maps `[batch, *]` in [0, 1] to logits `[batch, classes]`; normalisation is its own.
-            x: Clean samples in [0, 1].
-            y: The classes whose logits are explained, at the clean samples and at all others. The prediction that
-                has to stay is the model's own at the clean sample, which may be another class.
-            generator: Source of random points, which may live on another device than `x`. None takes a fresh one
-                seeded with 0, so that a call repeats.
-
-        Returns:
-            The point of lowest score of each sample, with its maps.
+        Classes `y` are those whose logits are explained, at the clean samples and at all others. The prediction that
+        has to stay is the model's own at the clean sample, which may be another class.
 
         Raises:
-            ValueError: If samples, labels, logits or maps are not as stated; if the map has no slope that the attack
-                could follow, as that of a ReLU network without a surrogate, or runs a kernel without a second
-                derivative, as fused attention.
+            ValueError: If maps are not as stated; if the map has no slope that the attack could follow, as that of
+                a ReLU network without a surrogate, or runs a kernel without a second derivative, as fused
+                attention.
         """
-        check_call(model, x, y)
-        with prepared(model, x) as clean, named_second_derivative():
-            objective = self.objective(model, clean, y.clone() if y.is_inference() else y)
-            found = self.search(objective, Ball(clean, self.eps, self.norm), or_seeded(generator))
-            return self._account(objective, found)
+        with named_second_derivative():
+            objective = self.objective(victim, x, y)
+            return self._account(objective, self.worst(objective, Ball(x, self.eps, self.norm), generator))
 
-    def objective(self, model: Model, x: Tensor, y: Tensor) -> ChangedExplanation:
+    def objective(self, victim: Victim, x: Tensor, y: Tensor) -> ChangedExplanation:
         """Return what to raise."""
         return ChangedExplanation(
-            model,
+            victim,
             self.explain,
             self.criterion,
             x,
@@ -128,7 +139,7 @@ class ExplanationAttack:
         better = found.loss > -clean_score
         maps, kept = objective.clean, torch.ones_like(better)
         if better.any():
-            logits, moved = observe(objective.model, self.explain, found.x_adv, objective.y)
+            logits, moved = objective.observe(objective.victim.model, found.x_adv, objective.y)
             stays = objective.kept(logits, everyone)
             # where no point kept the prediction, or a batch of other neighbours rounds a tie of logits the other way
             better = better & stays if self.reject else better
@@ -145,13 +156,6 @@ class ExplanationAttack:
             clean_explanation=objective.clean,
             surrogate=objective.surrogate,
         )
-
-    def __repr__(self) -> str:
-        kept = ", ".join(
-            f"{name}={getattr(value, 'name', getattr(value, '__name__', value))}"
-            for name, value in vars(self).items()
-        )
-        return f"{type(self).__name__}({kept})"
 
 
 def as_criterion(criterion: str | Criterion) -> Criterion:
@@ -191,3 +195,133 @@ def named_second_derivative() -> Iterator[None]:
 
 def _like(mask: Tensor, values: Tensor) -> Tensor:
     return mask.reshape(-1, *[1] * (values.ndim - 1))
+
+
+class ExplanationPGD(ExplanationAttack):
+    r"""Steepest steps on a criterion of the map, projected to the ball, while the prediction stays.
+
+    Gradient maps are attacked through the model's second derivative. ReLU networks have none: give `surrogate_beta`,
+    and the gradient (it alone) is that of the network with $\mathrm{softplus}_\beta$ for ReLU, while scores, maps and
+    predictions are the network's own. Networks of GELU or SiLU need none, and none is used where the forward pass
+    meets no ReLU. Maps made of attention need its explicit form, which has a second derivative.
+
+    Args:
+        explain: Maps model, samples and classes to maps, differentiably; see `ExplanationAttack`.
+        criterion: `TopK(k)`, `"cosine"`, `"spearman"`, `"mass-centre"`, or another `Criterion`.
+        eps: Radius of the ball in pixels (0 to 1); 0 returns the input.
+        steps: Gradient steps of each restart.
+        step_size: Length of a step in the norm; by default `2.5 * eps / steps`.
+        norm: `"linf"`, `"l2"` or a `Norm`.
+        random_start: Whether each restart begins at a random point of the ball. At the clean sample itself the
+            gradient of the cosine and of the shift of the centre is zero.
+        restarts: Number of walks; the point of lowest score of all is kept.
+        reject: Whether only points count whose prediction is that of the clean sample.
+        penalty: Weight of the squared change of the class probabilities.
+        surrogate_beta: Sharpness of the softplus; None for no surrogate.
+
+    Raises:
+        ValueError: If a value is out of range or a name unknown.
+
+    Example:
+        >>> from functools import partial
+        >>> from faultlines.attacks.explanation import TopK
+        >>> from faultlines.estimators.attribution import attribute
+        >>> from faultlines.models import ViT
+        >>> model = ViT(image_size=8, patch_size=4, channels=1, classes=10, dim=8, depth=1, heads=2).eval()
+        >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+        >>> explain = partial(attribute, method="gradient", create_graph=True)
+        >>> result = ExplanationPGD(explain, TopK(10), eps=8 / 255, steps=5)(model, x, y)
+        >>> bool((model(result.x_adv).argmax(1) == model(x).argmax(1)).all()), bool((result.score <= 1).all())
+        (True, True)
+    """
+
+    climbs: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        explain: Explain,
+        criterion: str | Criterion,
+        *,
+        eps: float,
+        steps: int = 40,
+        step_size: float | None = None,
+        norm: str | Norm = "linf",
+        random_start: bool = True,
+        restarts: int = 1,
+        reject: bool = True,
+        penalty: float = 0.0,
+        surrogate_beta: float | None = None,
+    ) -> None:
+        super().__init__(
+            explain,
+            criterion,
+            eps=eps,
+            norm=norm,
+            reject=reject,
+            penalty=penalty,
+            surrogate_beta=surrogate_beta,
+        )
+        self.steps = check_count(steps, "steps")
+        self.step_size = check_step_size(step_size, 2.5 * self.eps / self.steps)
+        self.random_start = random_start
+        self.restarts = check_restarts(restarts, random_start)
+
+    def worst(self, objective: ChangedExplanation, ball: Ball, generator: torch.Generator) -> AttackResult:
+        """Walk up the criterion."""
+        return ascend(
+            objective,
+            ball,
+            FixedStep(self.step_size),
+            steps=self.steps,
+            restarts=self.restarts,
+            generator=generator if self.random_start else None,
+        )
+
+
+class ExplanationNoise(ExplanationAttack):
+    r"""Random perturbations of length `eps`, the baseline of every attack on explanations (Kamath et al. 2024).
+
+    A Gaussian direction is stretched to the sphere: random signs times `eps` in the maximum norm, a uniform direction
+    of length `eps` in the Euclidean one; then the pixel box cuts it. Rank measures of a map fall under noise alone,
+    so that an attack's score says something only beside this one. With `draws` as many as the attack's steps the attack
+    has looked at one point more, that after its last step.
+
+    Args:
+        explain: Maps model, samples and classes to maps, as for the attack.
+        criterion: What the score measures, as for the attack.
+        eps: Length of the perturbation in pixels (0 to 1); 0 returns the input.
+        norm: `"linf"`, `"l2"` or a `Norm`.
+        draws: Perturbations tried; the one of lowest score counts.
+        reject: Whether only those count whose prediction is that of the clean sample.
+
+    Raises:
+        ValueError: If a value is out of range or a name unknown.
+    """
+
+    climbs: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        explain: Explain,
+        criterion: str | Criterion,
+        *,
+        eps: float,
+        norm: str | Norm = "linf",
+        draws: int = 1,
+        reject: bool = True,
+    ) -> None:
+        super().__init__(explain, criterion, eps=eps, norm=norm, reject=reject)
+        self.draws = check_count(draws, "draws")
+
+    def worst(self, objective: ChangedExplanation, ball: Ball, generator: torch.Generator) -> AttackResult:
+        """Look at random points of the sphere."""
+        worst, everyone = Worst(ball.centre), torch.arange(len(ball.centre), device=ball.centre.device)
+        for _ in range(self.draws if ball.eps else 0):
+            z = ball.project(ball.centre + ball.eps * self._direction(ball.centre, generator))
+            with torch.no_grad():
+                worst.visit(everyone, z, *objective(z, everyone))
+        return worst.result()
+
+    def _direction(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
+        return self.norm.steepest(noise).to(like.device)

@@ -1,4 +1,4 @@
-"""What an attack on explanations wants of the map: top pixels lost, its centre moved, or another map shown."""
+"""What an attack on explanations wants of the map: top pixels lost, its centre moved, its ranks or direction turned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.attacks.checks import check_count
+from faultlines.attacks.attack import check_count
 
 
 class Criterion(Protocol):
@@ -17,15 +17,15 @@ class Criterion(Protocol):
 
     name: ClassVar[str]
 
-    def reference(self, clean: Float[Tensor, batch * dims]) -> Tensor:
+    def reference(self, clean: Float[Tensor, "batch ..."]) -> Tensor:
         """Return what is kept of the clean maps, a tensor whose first axis is the batch."""
         ...
 
-    def loss(self, maps: Float[Tensor, batch * dims], reference: Tensor) -> Float[Tensor, " batch"]:
+    def loss(self, maps: Float[Tensor, "batch ..."], reference: Tensor) -> Float[Tensor, " batch"]:
         """Return what the attack ascends; differentiable."""
         ...
 
-    def score(self, maps: Float[Tensor, batch * dims], reference: Tensor) -> Float[Tensor, " batch"]:
+    def score(self, maps: Float[Tensor, "batch ..."], reference: Tensor) -> Float[Tensor, " batch"]:
         """Return the likeness to the clean map: exactly 1 at it, and lower the more the attack has got."""
         ...
 
@@ -119,54 +119,102 @@ class MassCentre:
 
 
 @dataclass(frozen=True)
-class TargetMap:
-    r"""Make the map look like another (Dombrowski et al. 2019).
+class Cosine:
+    r"""Lower the cosine between the map and the clean one; loss and score are the same number.
 
-    The loss is minus the squared distance of the two maps, each with $\sum_i |S_i| = 1$; the score is that distance
-    over the clean map's: 1 at the clean map, 0 where the target is shown.
+    Computed as $1 - \|u - v\|^2 / 2$ of the unit maps, which is 1 without rounding where nothing has changed. Two
+    maps of zeros have cosine 1, one alone has 0. At the clean map the gradient is zero: the attack needs a random
+    start.
 
-    Attributes:
-        target: Maps to show, one a sample, `[batch, *]`, or one for all, `[*]`.
-
-    Raises:
-        ValueError: If the target is no floating tensor or not finite; at the call, if it does not fit the maps.
+    Example:
+        >>> criterion, clean = Cosine(), torch.tensor([[3.0, 4.0]])
+        >>> criterion.score(torch.tensor([[4.0, 3.0]]), criterion.reference(clean))
+        tensor([0.9600])
     """
 
-    target: Float[Tensor, batch * dims]
-    name: ClassVar[str] = "target"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.target, Tensor) or not self.target.is_floating_point():
-            raise ValueError(
-                f"target={type(self.target).__name__} must be a floating tensor, [batch, *] or [*]"
-            )
-        if not self.target.isfinite().all():
-            raise ValueError("target holds values that are not finite")
+    name: ClassVar[str] = "cosine"
 
     def reference(self, clean: Tensor) -> Tensor:
-        """Return the target and, in a last column, the clean map's squared distance, `[batch, pixel + 1]`."""
-        if self.target.shape not in (clean.shape, clean.shape[1:]):
-            raise ValueError(
-                f"target has shape {tuple(self.target.shape)}; it must be that of the maps, {tuple(clean.shape)}, "
-                f"or of one of them"
-            )
-        target = shares(self.target.to(clean).expand_as(clean)).flatten(1)
-        distance = (shares(clean).flatten(1) - target).square().sum(dim=1, keepdim=True)
-        return torch.cat([target, distance], dim=1)
+        """Return the clean maps at unit length, `[batch, pixel]`."""
+        return unit(clean.flatten(1))
 
     def loss(self, maps: Tensor, reference: Tensor) -> Tensor:
-        """Return minus the squared distance to the target."""
-        return -(shares(maps).flatten(1) - reference[:, :-1]).square().sum(dim=1)
+        """Return minus the cosine."""
+        return -self.score(maps, reference)
 
     def score(self, maps: Tensor, reference: Tensor) -> Tensor:
-        """Return the squared distance over the clean one; where that is 0, 1 and the distance."""
-        clean = reference[:, -1]
-        distance = -self.loss(maps, reference)
-        return torch.where(clean > 0, distance / torch.where(clean > 0, clean, 1), 1 + distance)
+        """Return the cosine."""
+        return agreement(unit(maps.flatten(1)), reference)
 
 
-def shares(maps: Float[Tensor, batch * dims]) -> Float[Tensor, batch * dims]:
+@dataclass(frozen=True)
+class Spearman:
+    r"""Lower Spearman's rank correlation with the clean map.
+
+    The score is the rank correlation, ties at their mean rank; it has no gradient, so the loss that is ascended is
+    minus the Pearson correlation of the map's values with the clean map's ranks. Two constant maps have score 1,
+    one alone has 0.
+
+    Example:
+        >>> criterion, clean = Spearman(), torch.tensor([[1.0, 2.0, 3.0]])
+        >>> criterion.score(torch.tensor([[4.0, 9.0, 1.0]]), criterion.reference(clean))
+        tensor([-0.5000])
+    """
+
+    name: ClassVar[str] = "spearman"
+
+    def reference(self, clean: Tensor) -> Tensor:
+        """Return the clean ranks, centred and at unit length, `[batch, pixel]`."""
+        return unit(centred(ranks(clean.flatten(1))))
+
+    def loss(self, maps: Tensor, reference: Tensor) -> Tensor:
+        """Return minus the correlation of values with clean ranks."""
+        return -agreement(unit(centred(maps.flatten(1))), reference)
+
+    def score(self, maps: Tensor, reference: Tensor) -> Tensor:
+        """Return the rank correlation."""
+        return agreement(unit(centred(ranks(maps.flatten(1)))), reference)
+
+
+def shares(maps: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
     """Return the absolute map at sum 1; a map of zeros stays one."""
     size = maps.abs()
     total = size.flatten(1).sum(dim=1).reshape(-1, *[1] * (maps.ndim - 1))
     return size / torch.where(total > 0, total, 1)
+
+
+def ranks(flat: Float[Tensor, "batch pixel"]) -> Float[Tensor, "batch pixel"]:
+    """Return each value's rank in its row, from 0, ties at their mean rank.
+
+    Example:
+        >>> ranks(torch.tensor([[5.0, 1.0, 5.0]]))
+        tensor([[1.5000, 0.0000, 1.5000]])
+    """
+    flat = flat.detach().contiguous()
+    ordered = flat.sort(dim=1).values
+    below = torch.searchsorted(ordered, flat)
+    up_to = torch.searchsorted(ordered, flat, right=True)
+    return (below + up_to - 1).to(flat.dtype) / 2
+
+
+def centred(flat: Float[Tensor, "batch pixel"]) -> Float[Tensor, "batch pixel"]:
+    """Return each row less its mean; a constant row becomes zeros, without rounding."""
+    first = flat[:, :1].detach()  # a shift that changes no result and makes constant rows exact
+    shifted = flat - first
+    return shifted - shifted.mean(dim=1, keepdim=True)
+
+
+def unit(flat: Float[Tensor, "batch pixel"]) -> Float[Tensor, "batch pixel"]:
+    """Return each row at unit length; a row of zeros stays one."""
+    # a saturated model's map may be 1e-30: its squares underflow, its ratios do not
+    largest = flat.detach().abs().amax(dim=1, keepdim=True)
+    scaled = flat / torch.where(largest > 0, largest, 1)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1)
+
+
+def agreement(u: Float[Tensor, "batch pixel"], v: Float[Tensor, "batch pixel"]) -> Float[Tensor, " batch"]:
+    """Return the cosine of rows that are of unit length or zero; of two zeros 1, of one 0."""
+    cosine = 1 - (u - v).square().sum(dim=1) / 2
+    lone = (u != 0).any(dim=1) != (v != 0).any(dim=1)
+    return torch.where(lone, 0, cosine)

@@ -51,19 +51,20 @@ class Activations(TorchFunctionMode):
             return func(*args, **kwargs)
         given = ("input", *_NAMES[func])
         bound = dict(zip(given, args, strict=False)) | kwargs
-        t = bound.get("input", bound.get("self"))
+        t = bound["input"] if "input" in bound else bound["self"]
         in_place = func in IN_PLACE or bound.get("inplace", False)
-        smooth = self._smooth(func, t.clone() if in_place else t, bound)
+        smooth = self._smooth(func, t.clone() if in_place else t, self.beta, bound)
         return t.copy_(smooth) if in_place else smooth
 
-    def _smooth(self, func: Callable, t: Tensor, bound: Mapping[str, Any]) -> Tensor:
+    @staticmethod
+    def _smooth(func: Callable, t: Tensor, beta: float, bound: Mapping[str, Any]) -> Tensor:
         if func in RELU:
-            return F.softplus(t, self.beta)
+            return F.softplus(t, beta)
         if func in LEAKY:
             slope = bound.get("negative_slope", 0.01)
-            return slope * t + (1 - slope) * F.softplus(t, self.beta)
+            return slope * t + (1 - slope) * F.softplus(t, beta)
         low, high = (0.0, 6.0) if func is F.relu6 else (bound.get("min_val", -1.0), bound.get("max_val", 1.0))
-        return low + F.softplus(t - low, self.beta) - F.softplus(t - high, self.beta)
+        return low + F.softplus(t - low, beta) - F.softplus(t - high, beta)
 
 
 _NAMES = {
