@@ -46,14 +46,16 @@ class GroupDRO(GroupObjective):
 
 
 class GroupDROLoss(GroupLoss):
-    """The loss of one run; `weight` holds the current weights of the groups."""
+    """The loss of one run; `weight` holds the current weights of the groups, `log_weight` their logarithms."""
 
     weight: Tensor
+    log_weight: Tensor
 
     def __init__(self, step_size: float, groups: int) -> None:
         super().__init__()
         self.step_size = step_size
         self.register_buffer("weight", torch.full((groups,), 1 / groups))
+        self.register_buffer("log_weight", self.weight.log())
 
     def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Update the weights and return the weighted loss, its mean and the largest weight."""
@@ -61,7 +63,11 @@ class GroupDROLoss(GroupLoss):
         means = group_means(losses, batch.group, len(self.weight))
         with torch.no_grad():
             weight = self.weight * (self.step_size * means).exp()
-            self.weight = weight / weight.sum()
+            weight = weight / weight.sum()
+            self.log_weight = (self.log_weight + self.step_size * means).log_softmax(dim=0)
+            # the product as it is published, where no factor overflows and no weight is lost, from where it never rises
+            fine = (weight.isfinite() & (weight >= torch.finfo(weight.dtype).tiny)).all()
+            self.weight = torch.where(fine, weight, self.log_weight.exp())
         loss = (self.weight * means).sum()
         return loss, {"cross_entropy": losses.mean(), "largest_weight": self.weight.max()}
 
