@@ -6,6 +6,7 @@ from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import forest as forest
 from .figures import use_style as use_style
+from .gathered import Gathered as Gathered
 from .intervals import Interval as Interval
 from .intervals import largest as largest
 from .intervals import largest_effect as largest_effect
@@ -15,7 +16,6 @@ from .intervals import smallest as smallest
 from .intervals import wilson_interval as wilson_interval
 from .ledger import Claim as Claim
 from .ledger import Ledger as Ledger
-from .pooling import Gathered as Gathered
 from .pooling import Pooled as Pooled
 from .pooling import pool as pool
 from .prose import quote_numbers as quote_numbers

@@ -1,4 +1,4 @@
-"""Gather a sweep: one executed notebook over the results of all its runs; see `faultlines.reporting.pooling`."""
+"""Gather a sweep: one executed notebook over the results of all its runs; see `faultlines.reporting.gathered`."""
 
 from __future__ import annotations
 
