@@ -158,16 +158,21 @@ class Victim:
             ValueError: If the first ones are not as they must be.
         """
         if self._seen:
-            return self.take(self.model(z.clone()))
+            return self.take(self.model(self._lent(z)))
         self._seen = True
         state = _random_state(z)
-        output = logits_of(self.model(z.clone()))
+        output = logits_of(self.model(self._lent(z)))
         if not torch.equal(state, _random_state(z)):
             self.unsteady = "draws random numbers (dropout as a function, say)"
         elif _moved(self.model):
             self.unsteady = "is in train mode and changes its buffers at every call"
         self._check(output, self._y[: len(z)] if len(z) < len(self._y) else self._y)
         return output
+
+    def _lent(self, z: Tensor) -> Tensor:
+        # torch.compile warns of inputs that are no leaves
+        compiled = hasattr(self.model, "_orig_mod") or hasattr(self.model, "_torchdynamo_orig_callable")
+        return z if compiled else z.clone()
 
     def take(self, output: Any, what: str = "model returned logits") -> Tensor:
         """Return the tensor in an output, and remember whether it was finite."""
