@@ -20,10 +20,8 @@ from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
 from faultlines.notebook.task import Task
-from faultlines.runner.cluster import Cluster
-from faultlines.runner.queue import in_queue
-from faultlines.runner.record import Record, read_record
-from faultlines.runner.request import Request
+from faultlines.runner.job_status import JobStatus, slurm_queue
+from faultlines.runner.slurm import SlurmPool, SlurmResources
 
 pytestmark = pytest.mark.slow
 
@@ -124,8 +122,8 @@ def toy(project: Project, **overrides: object) -> Task:
 
 
 def state(project: Project, task: Task) -> str:
-    record = read_record(Record.path(project, task))
-    return record.state if record else "none"
+    status = JobStatus.read(JobStatus.path(project, task))
+    return status.state if status else "none"
 
 
 def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
@@ -136,7 +134,9 @@ def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
     victim = toy(checkout, rate="2", seed="0", wait="2")
     until(lambda: state(checkout, victim) == "running")
     assert "running" in CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status"]).stdout
-    subprocess.run(["scancel", "--signal=KILL", read_record(Record.path(checkout, victim)).id], check=True)
+    subprocess.run(
+        ["scancel", "--signal=KILL", JobStatus.read(JobStatus.path(checkout, victim)).id], check=True
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert "8 submitted as job" in out and "gathered:" in out
@@ -163,7 +163,7 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on_from_its_training(
     (checkout.chapters / "toy.md").write_text(TRAINING)
     process, task, steps = submit(), toy(checkout), checkout.chapters / "steps.txt"
     until(lambda: steps.exists() and steps.read_text().count("step") >= 12)
-    first = read_record(Record.path(checkout, task)).id
+    first = JobStatus.read(JobStatus.path(checkout, task)).id
     subprocess.run(["scancel", "--signal=USR2", first], check=True)  # what Slurm sends before the time limit
     until(lambda: "PENDING" in cluster.ask("squeue", "--noheader", "--format", "%T"))
     subprocess.run(
@@ -195,16 +195,16 @@ def test_code_that_changed_in_the_queue_is_refused_at_the_start(cluster: object,
     task, runs, told = toy(checkout), Runs.load(checkout), io.StringIO()
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
-        queue = Cluster(checkout, Request(cpus=1), Console(file=told), poll_s=0.5)
+        queue = SlurmPool(checkout, SlurmResources(cpus=1), Console(file=told), poll_s=0.5)
         assert queue.run([(task, task.parameters(runs))], detach=True) == []
-        assert state(checkout, task) == "queued" and len(in_queue()) == 1
+        assert state(checkout, task) == "queued" and len(slurm_queue()) == 1
         chapter = checkout.chapters / "toy.md"
         chapter.write_text(POOLED.replace("rate + 0.02", "rate + 0.03"))
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=main", "State=UP"], check=True)
-    (outcome,) = queue.run([(task, task.parameters(runs))])
-    assert not outcome.ok and outcome.detail["error"] == "CodeChanged"
-    assert "chapter toy changed since the job was submitted" in outcome.detail["message"]
+    (result,) = queue.run([(task, task.parameters(runs))])
+    assert not result.ok and result.detail["error"] == "CodeChanged"
+    assert "chapter toy changed since the job was submitted" in result.detail["message"]
     assert not task.working(checkout).exists()
 
 
@@ -220,4 +220,4 @@ def test_a_cluster_that_refuses_is_one_line(cluster: object, checkout: Project) 
 def test_without_slurm_the_error_says_what_to_do(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     with pytest.raises(UsageError, match="--executor local"):
-        Cluster(checkout, Request(), Console())
+        SlurmPool(checkout, SlurmResources(), Console())
