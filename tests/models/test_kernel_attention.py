@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call, jvp, vmap
 
 from faultlines.models import Attention, LinearAttention, RBFAttention, SigmoidAttention, ViT, record
-from faultlines.models.mechanisms import MECHANISMS
+from faultlines.models.transformer_blocks import MECHANISMS
 
 DIM, HEADS, TOKENS, BATCH = 12, 3, 5, 2
 WIDTH = DIM // HEADS

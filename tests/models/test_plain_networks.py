@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models import CNN, MLP
-from faultlines.models.plain_layers import make_activation
+from faultlines.models.plain_networks import make_activation
 
 IMAGE = (2, 9, 8)
 
@@ -22,7 +22,7 @@ def mlp(**options):
 
 def cnn(**options):
     torch.manual_seed(0)
-    return CNN(**{"image_shape": IMAGE, "classes": 3, "channels": (4, 6), "width": 5, **options})
+    return CNN(**{"image_shape": IMAGE, "classes": 3, "filters": (4, 6), "width": 5, **options})
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_second_derivative_of_softplus_is_smooth_where_torch_by_default_cuts
         (cnn, {"norm": "all"}, "norm='all'"),
         (cnn, {"pool": "sum"}, "pool='sum'"),
         (cnn, {"classes": 0}, "classes="),
-        (cnn, {"channels": (4,) * 4}, "too small to be halved 4 times"),
+        (cnn, {"filters": (4,) * 4}, "too small to be halved 4 times"),
     ],
 )
 def test_bad_arguments_are_named(make, options, message):

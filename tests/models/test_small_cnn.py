@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faultlines.models import SmallCNN
-from faultlines.models.small_cnn import receptive_field
+from faultlines.models.pooled_networks import receptive_field
 
 
 def test_parameters_and_shapes():
@@ -76,5 +76,7 @@ def test_bad_input_is_named(change, words):
 
 
 def test_images_of_other_channels_are_refused():
-    with pytest.raises(ValueError, match=r"x has shape \(1, 1, 32, 32\); this model takes \[batch, 3"):
+    with pytest.raises(
+        ValueError, match=r"images have shape \(1, 32, 32\); this model takes \(3, any, any\)"
+    ):
         SmallCNN(classes=4)(torch.rand(1, 1, 32, 32))

@@ -34,7 +34,7 @@ def test_what_is_logged_is_what_the_estimators_say_of_the_network_at_that_epoch(
         epochs=5,
         batch_size=10,
         lr=0.1,
-        callbacks=[track, lambda model, _: seen.append(copy.deepcopy(model))],
+        callbacks=[track, lambda state: seen.append(copy.deepcopy(state.model))],
         **PLAIN,
     )
     assert track.series("epoch") == [1, 2, 4]

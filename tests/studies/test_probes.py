@@ -16,7 +16,7 @@ from faultlines.estimators import loo_influence
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk import centred_one_hot, match_ridge
 from faultlines.models import ViT
-from faultlines.models.mechanisms import MECHANISMS
+from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.studies import ProbeBudget, ProbeStudy, cue_moved
 from faultlines.studies.probes import PROBES, influences_flipped
 from faultlines.training import seeded

@@ -101,7 +101,7 @@ def test_a_callback_sees_every_epoch(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path))
     for _ in range(2):
         seen = []
-        train(CrossEntropy(), callbacks=[lambda model, history, seen=seen: seen.append(len(history.loss))])
+        train(CrossEntropy(), callbacks=[lambda state, seen=seen: seen.append(state.epoch)])
         assert seen == [1, 2, 3, 4, 5, 6]
 
 

@@ -15,7 +15,6 @@ from faultlines.training import (
     InputGradient,
     JaSMin,
     MapEntropy,
-    ScoreNorm,
     fit,
     fit_ensemble,
     seeded,
@@ -29,7 +28,6 @@ ARMS = {
     "decayed": Arm(CrossEntropy(), weight_decay=0.5),
     "slow": Arm(CrossEntropy(), lr=1e-3),
     "entropy": MapEntropy(0.1),
-    "scores": ScoreNorm(0.1),
     "gradient": InputGradient(0.1),
     "adversarial": Adversarial(0.02, steps=2),
 }

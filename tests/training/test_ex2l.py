@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ def data():
 
 def start(objective, data, dtype=torch.float64):
     batch, groups = as_batch(data, torch.device("cpu"))
-    batch = batch._replace(x=batch.x.to(dtype))
+    batch = replace(batch, x=batch.x.to(dtype))
     torch.manual_seed(1)
     other = make(4).eval()
     run = GroupRun(make, batch, groups, 4, 4, 0, lambda objective, share: other)
@@ -127,8 +128,8 @@ def test_a_fixed_confounder_stays_as_it_was(data, control):
     found = fit_groups(make, data, epochs=2, batch_size=8, objective=EX2L(control=control, warmup=0, ramp=0))
     trained = fit_groups(make, data, epochs=2, batch_size=8, objective=EX2L(warmup=0, ramp=0))
     ended = found.loss.confounder.state_dict()
-    from faultlines.training.initial import seeded
     from faultlines.training.objectives.ex2l import CONFOUNDER_SEED
+    from faultlines.training.seeding import seeded
 
     begun = seeded(lambda: make(4), CONFOUNDER_SEED).state_dict()
     same = all(torch.equal(begun[name], ended[name]) for name in begun)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -215,7 +216,7 @@ def test_mask_oracle_moves_the_map_into_the_mask():
         (lambda: JTT(upweight=0.5), "upweight=0.5 must be"),
         (lambda: ERM("z"), "label='z' is not one of"),
         (lambda: MaskOracle(warmup=-0.1), "warmup=-0.1 must be"),
-        (lambda: MaskOracle().start(run_of(batch()._replace(mask=None))), "MaskOracle needs data with"),
+        (lambda: MaskOracle().start(run_of(replace(batch(), mask=None))), "MaskOracle needs data with"),
     ],
 )
 def test_bad_arguments_are_named(bad, said):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -86,7 +87,7 @@ def test_confounders_groups_and_domains_are_numbered_from_zero(data):
 
 def test_masks_are_mirrored_with_their_images(data):
     whole, _ = as_batch(data.train, CPU)
-    whole = whole._replace(x=whole.mask[:, None].expand(-1, 3, -1, -1))  # the image is its own mask
+    whole = replace(whole, x=whole.mask[:, None].expand(-1, 3, -1, -1))  # the image is its own mask
     seen = list(GroupBatches(whole, batch_size=5, seed=0).epoch())
     assert [len(b.y) for b in seen] == [5] * 6 + [2]
     assert torch.cat([b.index for b in seen]).sort().values.tolist() == list(range(32))
@@ -226,7 +227,7 @@ def test_what_does_not_fit_is_named(data, changes, options, said):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data):
-    with pytest.raises(FloatingPointError, match="loss is nan in epoch 1 of 3 under ERM"):
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1 of .* under ERM"):
         fit_groups(make, grouped(data, x=data.train.x * float("nan")), epochs=3, batch_size=8)
 
 
@@ -248,7 +249,7 @@ def test_callbacks_see_every_epoch_in_evaluation_mode(data):
     found = train(
         data,
         objective=EX2L(),
-        callbacks=[lambda m, loss: seen.append((m.training, loss.training, weights(m)))],
+        callbacks=[lambda s: seen.append((s.model.training, s.objective.training, weights(s.model)))],
     )
     assert [kind[:2] for kind in seen] == [(False, False)] * 3
     assert torch.equal(seen[-1][2], weights(found.model)) and not torch.equal(seen[0][2], seen[-1][2])

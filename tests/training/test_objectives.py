@@ -14,11 +14,10 @@ from faultlines.training import (
     InputGradient,
     JaSMin,
     MapEntropy,
-    ScoreNorm,
     jasmin,
 )
 
-NEEDING_MAPS = [JaSMin(0.1), JaSMin(0.1, k=2), MapEntropy(0.1), ScoreNorm(0.1)]
+NEEDING_MAPS = [JaSMin(0.1), JaSMin(0.1, k=2), MapEntropy(0.1)]
 
 
 def vit(**options):
@@ -115,7 +114,6 @@ def test_descent_on_jasmin_lowers_the_bound():
         (lambda: jasmin(maps(), 6), "k=6 exceeds the number of keys, 5"),
         (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing=1.5"),
         (lambda: MapEntropy(math.nan), "coefficient=nan"),
-        (lambda: ScoreNorm(-1), "coefficient=-1"),
         (lambda: InputGradient(math.inf), "coefficient=inf"),
         (lambda: Adversarial(-0.1), "eps=-0.1"),
         (lambda: Adversarial(0.1, steps=0), "steps=0"),
@@ -137,14 +135,11 @@ def test_losses_are_cross_entropy_plus_their_term():
     with record() as tape:
         plain = F.cross_entropy(model(x), y)
     entropy = torch.stack([-(p * p.log()).sum(-1).mean() for p in tape.maps]).mean()
-    scores = [layer.q @ layer.k.mT / layer.q.shape[-1] ** 0.5 for layer in tape.layers]
-    norm = torch.stack([(s - s.mean(-1, keepdim=True)).square().mean() for s in scores]).mean()
     expected = {
         CrossEntropy(): plain,
         CrossEntropy(0.2): 0.8 * plain - 0.2 * F.log_softmax(model(x), -1).mean(),
         JaSMin(0.3, k=2): plain + 0.3 * jasmin(tape.maps, 2),
         MapEntropy(0.3): plain - 0.3 * entropy,
-        ScoreNorm(0.3): plain + 0.3 * norm,
     }
     for objective, value in expected.items():
         assert objective(model, x, y)[0].item() == pytest.approx(value.item(), rel=1e-12), objective

@@ -108,10 +108,14 @@ class Attack(Generic[Found]):
         if not flat:
             return ""
         return (
-            f"the gradient is zero at the first point of {flat} of {walked} samples (a flat model or a saturated "
-            "loss): this attack does not measure their robustness; loss='margin' does not saturate where the logits "
-            "do not, and Square takes no gradient"
+            f"the gradient is zero at the first point of {flat} of {walked} samples: this attack has no direction "
+            f"there and does not measure their robustness; {self.remedy}"
         )
+
+    @property
+    def remedy(self) -> str:
+        """What to do where gradients vanish."""
+        return "the model is flat there (Square takes no gradient)"
 
     def __repr__(self) -> str:
         kept = ", ".join(
@@ -219,11 +223,12 @@ def or_seeded(generator: torch.Generator | None) -> torch.Generator:
 
 
 def check_number(value: float, name: str, *, zero: bool = True) -> float:
-    """Return a radius, step size or other size as a float; numpy's numbers are numbers too.
+    """Return a radius, step size or other size as a float; numpy's and torch's are numbers too.
 
     Raises:
         ValueError: If it is not a finite number, or negative, or 0 where that is not allowed.
     """
+    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{name}={value!r} must be a finite number, at least 0 (pixels run from 0 to 1)")
     if value == 0 and not zero:

@@ -126,6 +126,11 @@ class EmbeddingAttack(PGD):
         if y.max() >= len(self.prompts):
             raise ValueError(f"y has labels up to {int(y.max())}; there are {len(self.prompts)} prompts")
 
+    @property
+    def remedy(self) -> str:
+        """What to do where gradients vanish."""
+        return "the embedding is flat there"
+
     def objective(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PromptCosine:
         """Return the negative cosine with each image's own prompt."""
         return PromptCosine(model, self.prompts.to(x), y, self.threshold)

@@ -18,7 +18,7 @@ from faultlines.attacks.attack import (
     check_step_size,
 )
 from faultlines.attacks.loop import FixedStep, Objective, Region, StepRule, ascend
-from faultlines.attacks.losses import Loss, Misclassification, as_loss
+from faultlines.attacks.losses import Loss, Misclassification, as_loss, margin
 from faultlines.attacks.norms import Ball, Norm
 from faultlines.attacks.results import AttackResult
 
@@ -85,6 +85,13 @@ class GradientAttack(Attack[AttackResult]):
         """Return where to walk around the clean samples `x`; by default the norm ball."""
         del objective, generator
         return Ball(x, self.eps, self.norm)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where gradients vanish."""
+        if self.loss is margin:
+            return super().remedy
+        return "logits far apart saturate this loss: take loss='margin', which does not"
 
     def search(self, victim: Victim, x: Tensor, y: Tensor, generator: torch.Generator) -> AttackResult:
         """Walk from the clean samples."""

@@ -203,7 +203,8 @@ def read_npz(path: Path) -> Arrays:
     names = arrays.pop("classes", None)
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise ValueError(f"{path}: classes has dtype {names.dtype}; it must be a list of strings")
-    return Arrays(**arrays, classes=None if names is None else tuple(names.tolist()))
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    return Arrays(x_train, y_train, x_test, y_test, None if names is None else tuple(names.tolist()))
 
 
 def npz_headers(path: Path) -> dict[str, Header]:

@@ -12,6 +12,8 @@ from typing import Literal
 from faultlines.data.arrays import KEYS, npz_class_count, npz_headers, npz_image_shape, shown
 from faultlines.data.torchvision_layout import find_cifar, find_idx
 
+Source = Literal["embedded", "npz", "torchvision"]
+
 _DIGITS = tuple("0123456789")
 _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -102,7 +104,7 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "faultlines"
 
 
-def locate(name: str, root: Path) -> tuple[str, Path] | None:
+def locate(name: str, root: Path) -> tuple[Source, Path] | None:
     """Return how and where a data set lies on disk, or None.
 
     Args:
@@ -223,7 +225,7 @@ class Availability:
     """
 
     name: str
-    source: Literal["embedded", "npz", "torchvision"] | None
+    source: Source | None
     path: Path | None
     n_train: int
     n_test: int
@@ -254,17 +256,14 @@ def available(root: str | os.PathLike | None = None) -> list[Availability]:
 
 def _survey(name: str, root: Path) -> Availability | None:
     known, how = KNOWN.get(name), how_to_get(name, root)
-    if known is not None:
-        sizes = (known.n_train, known.n_test, known.image_shape)
-        if known.form == "embedded":
-            return Availability(name, "embedded", None, *sizes, 0, how)
+    if known is not None and known.form == "embedded":
+        return _of_known(known, None, how)
     found = locate(name, root)
     if found is None:
-        return None if known is None else Availability(name, None, None, *sizes, 0, how)
+        return None if known is None else _of_known(known, None, how)
     source, path = found
     if source == "torchvision":
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        return Availability(name, source, path, *sizes, size, how)
+        return None if known is None else _of_known(known, found, how)
     try:
         headers = npz_headers(path)
         shape = npz_image_shape(headers, path)
@@ -273,10 +272,19 @@ def _survey(name: str, root: Path) -> Availability | None:
             return None
     except (ValueError, LookupError):
         # of a known name: worth showing as missing; of any other: some .npz that is not ours
-        return (
-            None if known is None else Availability(name, None, None, *sizes, 0, f"{path} is damaged; {how}")
-        )
-    return Availability(name, source, path, n_train, n_test, shape, path.stat().st_size, how)
+        return None if known is None else _of_known(known, None, f"{path} is damaged; {how}")
+    return Availability(name, "npz", path, n_train, n_test, shape, path.stat().st_size, how)
+
+
+def _of_known(known: KnownSet, found: tuple[Source, Path] | None, how: str) -> Availability:
+    """Return what the catalogue tells of a known set: embedded, in torchvision's folder, or not here."""
+    source, path, size = None, None, 0
+    if known.form == "embedded":
+        source = "embedded"
+    elif found is not None:
+        source, path = found
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return Availability(known.name, source, path, known.n_train, known.n_test, known.image_shape, size, how)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def load(
     check_name(name)
     if name == "digits":
         x_train, y_train, x_test, y_test = read_digits()
-        classes = KNOWN[name].classes
+        classes: tuple[str, ...] | None = KNOWN[name].classes
     else:
         x_train, y_train, x_test, y_test, classes = _read(name, data_root(root), download)
     # chosen before the conversion to float, which takes four times the memory
@@ -69,7 +69,7 @@ def load(
         torch.from_numpy(y_train[train]),
         _images(x_test[test]),
         torch.from_numpy(y_test[test]),
-        classes,
+        classes or (),
     )
 
 

@@ -11,8 +11,7 @@ import torch
 from faultlines.data.catalogue import data_root
 from faultlines.data.image_files import list_images, read_images
 from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
-from faultlines.data.spurious.grouped import GroupedImages
-from faultlines.data.spurious.structure import PER_CLASS, Cell, benchmark_cells
+from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
 FOLDER = "spawrious224"
 SOURCE = "github.com/aengusl/spawrious names the archive `entire_dataset`, which holds every benchmark"

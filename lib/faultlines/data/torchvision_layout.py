@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faultlines.data.arrays import Arrays
+from faultlines.data.arrays import KEYS, Arrays
 
 if TYPE_CHECKING:
     from faultlines.data.catalogue import KnownSet
@@ -77,7 +77,8 @@ def read_idx_folder(folder: Path) -> Arrays:
     found = find_idx(folder)
     if found is None:
         raise ValueError(f"{folder} lacks one of the four idx files of the MNIST family")
-    return Arrays(**{key: read_idx(path) for key, path in found.items()})
+    x_train, y_train, x_test, y_test = (read_idx(found[key]) for key in KEYS)
+    return Arrays(x_train, y_train, x_test, y_test)
 
 
 class _StoredType:
@@ -190,7 +191,8 @@ def read_cifar_folder(folder: Path, name: str) -> Arrays:
             images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(np.array(y, dtype=np.int64))
         arrays[f"x_{part}"], arrays[f"y_{part}"] = np.concatenate(images), np.concatenate(labels)
-    return Arrays(**arrays)
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    return Arrays(x_train, y_train, x_test, y_test)
 
 
 def download(known: KnownSet, root: Path) -> None:

@@ -103,5 +103,6 @@ def _rows(table: Path) -> list[tuple[str, int, int, int]]:
                 raise ValueError(
                     f"{table}, line {line}: y, split, place are {values}; need 0 or 1, 0 to 2, 0 or 1"
                 )
-            rows.append((row["img_filename"], *map(int, values)))
+            y, split, place = map(int, values)
+            rows.append((row["img_filename"], y, split, place))
     return rows

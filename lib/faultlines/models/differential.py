@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.models.attention import MapMechanism, at_least_float, fused_softmax, masked_softmax
+
 LAMBDA_STD = 0.1  # initial standard deviation of the four vectors, as in both public implementations
 
 
@@ -42,7 +44,7 @@ class HeadNorm(nn.Module):
         return x * (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt() * gain
 
 
-class DifferentialAttention(nn.Module):
+class DifferentialAttention(MapMechanism):
     r"""$s\, \mathrm{RMSNorm}\big((A_1 - \lambda A_2) V\big)$ with $A_i = \mathrm{softmax}(Q_i K_i^\top / \sqrt d + B)$.
 
     Heads $2h$ and $2h + 1$ of the layer are the branches of pair $h$; their values are joined, so a pair has half as
@@ -87,6 +89,12 @@ class DifferentialAttention(nn.Module):
         (torch.Size([2, 5, 16]), torch.Size([2, 2, 5, 5]), ['branch1', 'branch2', 'lambda'])
     """
 
+    per_query = True
+    lambda_q1: nn.Parameter | None
+    lambda_k1: nn.Parameter
+    lambda_q2: nn.Parameter
+    lambda_k2: nn.Parameter
+
     def __init__(
         self,
         heads: int,
@@ -100,7 +108,7 @@ class DifferentialAttention(nn.Module):
         subtract: bool = True,
         bias: Float[Tensor, "query key"] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(bias, persistent=False)
         if heads < 2 or heads % 2:
             raise ValueError(f"heads={heads} must be even and at least 2: two heads make a pair of branches")
         if head_dim < 1:
@@ -113,7 +121,6 @@ class DifferentialAttention(nn.Module):
         if not math.isfinite(scale):
             raise ValueError(f"output_scale={output_scale!r} must be finite")
         self.lambda_init, self.output_scale, self.subtract = float(lambda_init), float(scale), subtract
-        self.register_buffer("bias", bias, persistent=False)
         learned = learn_lambda and subtract
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.register_parameter(name, nn.Parameter(torch.empty(head_dim)) if learned else None)
@@ -141,7 +148,11 @@ class DifferentialAttention(nn.Module):
         first, second = self.lambda_q1 @ self.lambda_k1, self.lambda_q2 @ self.lambda_k2
         return first.exp() - second.exp() + self.lambda_init
 
-    def explicit(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict]:
+    def weights(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch any query key"]:
+        """Return the softmax maps of heads, which two and two make a pair."""
+        return masked_softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1), self.bias)
+
+    def explicit(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return `(output, combined map, terms)`; every derivative exists."""
         if not self.subtract:
             maps = self._map(q, k)
@@ -155,20 +166,17 @@ class DifferentialAttention(nn.Module):
     def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the same output from two fused calls, one a branch, which have no second derivative."""
         if not self.subtract:
-            return self._finish(F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias))
+            return self._finish(fused_softmax(q, k, v, self.bias))
         width, v = q.shape[-1], join_pairs(v)
         # flash kernels want queries as wide as values: zeros add nothing to a product
         first, second = (
-            F.scaled_dot_product_attention(
-                F.pad(q_i, (0, width)), F.pad(k_i, (0, width)), v, attn_mask=self.bias, scale=width**-0.5
-            )
+            fused_softmax(F.pad(q_i, (0, width)), F.pad(k_i, (0, width)), v, self.bias, width**-0.5)
             for q_i, k_i in zip(split_pairs(q), split_pairs(k), strict=True)
         )
         return self._finish(first - self.lambda_value() * second)
 
     def _map(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch any query key"]:
-        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-        return (scores if self.bias is None else scores + self.bias).softmax(dim=-1)
+        return self.weights(at_least_float(q), at_least_float(k)).to(q.dtype)
 
     def _finish(self, heads: Float[Tensor, "batch pair query value_dim"]) -> Tensor:
         if self.norm is not None:

@@ -55,9 +55,9 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
 
     Parameters that ask for gradients are replaced by stand-ins of the same storage that do not: who differentiates
     with respect to the input alone would otherwise keep every layer's input alive. Buffers of layers in train mode
-    (running statistics, the vectors of spectral normalisation) are replaced by copies. Parameters and buffers
-    themselves are not touched, and are back in their places when the block ends, also by an exception. A callable
-    that is no module is left as it is.
+    (running statistics, the vectors of spectral normalisation) are replaced by copies, and so is what was made in
+    inference mode, which autograd does not take. Parameters and buffers themselves are not touched, and are back in
+    their places when the block ends, also by an exception. A callable that is no module is left as it is.
 
     Args:
         model: What will be differentiated with respect to its input.
@@ -76,18 +76,19 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
         (layer._parameters, name, parameter)
         for layer in layers
         for name, parameter in layer._parameters.items()
-        if parameter is not None and parameter.requires_grad and not is_lazy(parameter)
+        if parameter is not None and not is_lazy(parameter)
+        if parameter.requires_grad or parameter.is_inference()
     ]
     moving = [
         (layer._buffers, name, buffer)
         for layer in layers
-        if layer.training
         for name, buffer in layer._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
+        if buffer is not None and not is_lazy(buffer) and (layer.training or buffer.is_inference())
     ]
     try:
         for place, name, parameter in held:
-            place[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+            value = parameter.clone() if parameter.is_inference() else parameter.detach()
+            place[name] = nn.Parameter(value, requires_grad=False)
         copies = {id(buffer): buffer.detach().clone() for _, _, buffer in moving}
         for place, name, buffer in moving:
             place[name] = copies[id(buffer)]

@@ -12,45 +12,33 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+
+from faultlines.models.attention import MapMechanism, at_least_float, masked_softmax
 
 
-class KernelMechanism(nn.Module):
+class KernelMechanism(MapMechanism):
     r"""Base of the kernels: $P V$ with $P_{ij} = k(q_i, k_j)\, e^{B_{ij}} / N$, or with $k$ over its row's sum.
 
     Args:
         scale: The kernel's one number, in the words of the subclass; positive and finite.
         normalise: Divide by the row's sum instead of the number $N$ of keys.
-        bias: $B$, `[query, key]` or with leading head and batch axes; $-\infty$ closes a key. None by default.
+        bias: $B$; see `MapMechanism`.
 
     Raises:
         ValueError: If `scale` is not positive and finite.
     """
 
     name = "scale"
+    per_query = True
 
     def __init__(
         self, scale: float, *, normalise: bool = False, bias: Float[Tensor, "... query key"] | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(bias)
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"{self.name}={scale!r} must be a positive number")
         self.scale, self.normalise = float(scale), normalise
-        self.register_buffer("bias", bias)
-
-    def weights(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch head query key"]:
-        """Return the map."""
-        raise NotImplementedError
-
-    def explicit(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict]:
-        """Return `(output, map, {})`; every derivative exists."""
-        maps = self.weights(q, k)
-        return maps @ v, maps, {}
-
-    def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the output; torch has no fused kernel for this map."""
-        return self.weights(q, k) @ v
 
     def extra_repr(self) -> str:
         """Name the kernel's numbers when the module is printed."""
@@ -60,7 +48,7 @@ class KernelMechanism(nn.Module):
 class RBFAttention(KernelMechanism):
     r"""The Gaussian kernel, $P_{ij} = e^{-\lVert q_i - k_j \rVert^2 / 2 \sigma^2} / N$.
 
-    Each weight lies in $(0, 1/N]$ up to rounding, and as a function of the distance $r = \lVert q_i - k_j \rVert$
+    Each weight lies in $[0, 1/N]$, and as a function of the distance $r = \lVert q_i - k_j \rVert$
     its slope is at most $e^{-1/2} / (\sigma N)$, whatever the other keys are. With `normalise=True` the row is
     divided by its sum: that is $\mathrm{softmax}(q_i \cdot k_j / \sigma^2 - \lVert k_j \rVert^2 / 2 \sigma^2)$,
     softmax attention with a bias for short keys, and with softmax's constraints.
@@ -103,9 +91,10 @@ class RBFAttention(KernelMechanism):
         """Return the map."""
         # the three terms of the square, for the differences themselves would be [batch, head, query, key, head_dim]
         squares = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :]
-        exponent = (q @ k.mT - squares / 2) / self.scale**2
-        exponent = exponent if self.bias is None else exponent + self.bias
-        return exponent.softmax(dim=-1) if self.normalise else exponent.exp() / k.shape[-2]
+        exponent = ((q @ k.mT - squares / 2) / self.scale**2).clamp(max=0)  # no square is below 0
+        if self.normalise:
+            return masked_softmax(exponent, self.bias)
+        return (exponent if self.bias is None else exponent + self.bias).exp() / k.shape[-2]
 
 
 class LinearAttention(KernelMechanism):
@@ -142,17 +131,31 @@ class LinearAttention(KernelMechanism):
 
     def weights(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch head query key"]:
         """Return the map."""
-        weights = (F.elu(q) + 1) @ (F.elu(k) + 1).mT
+        weights = self._features(q, -1) @ self._features(k, (-2, -1)).mT
         weights = weights if self.bias is None else weights * self.bias.exp()
-        return weights / (weights.sum(-1, keepdim=True) if self.normalise else self.scale * k.shape[-2])
+        return self._divided(weights, weights.sum(-1, keepdim=True) if self.normalise else None, k)
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the same output; without a bias the features of the keys meet the values first, and no map is made."""
         if self.bias is not None:
             return super().fused(q, k, v)
-        q, k = F.elu(q) + 1, F.elu(k) + 1
-        total = q @ k.sum(-2)[..., None] if self.normalise else self.scale * k.shape[-2]
-        return q @ (k.mT @ v) / total
+        q, k = self._features(at_least_float(q), -1), self._features(at_least_float(k), (-2, -1))
+        total = q @ k.sum(-2)[..., None] if self.normalise else None
+        return self._divided(q @ (k.mT @ at_least_float(v)), total, k).to(v.dtype)
+
+    def _features(self, x: Tensor, common: int | tuple[int, ...]) -> Tensor:
+        """Return elu + 1, without its cancellation below 0; a factor common to some axes drops out of the row's share.
+
+        So it is taken out there, where all features would be too small for the type.
+        """
+        low = x.clamp(max=0)
+        if self.normalise:
+            low = low - x.detach().amax(dim=common, keepdim=True).clamp(max=0)
+        return x.relu() + low.exp()
+
+    def _divided(self, values: Tensor, total: Tensor | None, k: Tensor) -> Tensor:
+        """Divide by the row's sum, but leave zeros where that is 0; without one by the constant."""
+        return values / (self.scale * k.shape[-2] if total is None else total.where(total > 0, 1))
 
 
 class SigmoidAttention(KernelMechanism):

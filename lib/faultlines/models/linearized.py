@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.models.pixel_normalization import check_tensor
+
 Rows = Float[Tensor, "t d"]
 Attention = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,8 +25,9 @@ def check_rows(x: Tensor, name: str = "x") -> None:
     """Check a matrix of samples.
 
     Raises:
-        ValueError: If it is not a non-empty floating `[n, d]` matrix of finite numbers.
+        ValueError: If it is not a tensor, non-empty, floating, `[n, d]`, of finite numbers.
     """
+    check_tensor(x, name)
     if x.ndim != 2 or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(
             f"{name} has dtype {x.dtype} and shape {tuple(x.shape)}; it must be floating [n, d], n, d >= 1"

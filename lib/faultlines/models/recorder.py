@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -11,25 +11,48 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-@dataclass(frozen=True)
 class LayerRecord:
     """What one attention layer computed in one forward pass; tensors keep their graph.
 
+    A layer need not record everything: what it left out is no attribute, and asking for it says so.
+
     Attributes:
+        maps: The attention map that multiplied the values, `[batch, head, query, key]`.
         inputs: What entered the layer, after its normalisation, `[batch, token, dim]`.
         q: Queries, `[batch, head, query, head_dim]`.
         k: Keys, `[batch, head, key, head_dim]`.
         v: Values, `[batch, head, key, head_dim]`.
-        maps: The attention map that multiplied the values, `[batch, head, query, key]`.
         terms: Further tensors of a mechanism by name (the branches of differential attention, say).
     """
 
+    maps: Float[Tensor, "batch head query key"]
     inputs: Float[Tensor, "batch token dim"]
     q: Float[Tensor, "batch head query head_dim"]
     k: Float[Tensor, "batch head key head_dim"]
     v: Float[Tensor, "batch head key value_dim"]
-    maps: Float[Tensor, "batch head query key"]
-    terms: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Tensor]
+
+    def __init__(
+        self,
+        *,
+        maps: Tensor,
+        inputs: Tensor | None = None,
+        q: Tensor | None = None,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        terms: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.maps, self.terms = maps, dict(terms or {})
+        for name, value in {"inputs": inputs, "q": q, "k": k, "v": v}.items():
+            if value is not None:
+                setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in ("inputs", "q", "k", "v"):
+            raise AttributeError(
+                f"an attention layer recorded no {name}: give it to `record_attention({name}=...)`"
+            )
+        raise AttributeError(name)
 
 
 @dataclass
@@ -48,8 +71,53 @@ _tape: ContextVar[Tape | None] = ContextVar("faultlines_tape", default=None)
 
 
 def current_tape() -> Tape | None:
-    """Return the tape that is recording, or None. Attention layers call this."""
+    """Return the tape that is recording, or None; a layer asks, where it would otherwise make no map."""
     return _tape.get()
+
+
+def record_attention(
+    maps: Float[Tensor, "batch head query key"],
+    *,
+    inputs: Float[Tensor, "batch token dim"] | None = None,
+    q: Float[Tensor, "batch head query head_dim"] | None = None,
+    k: Float[Tensor, "batch head key head_dim"] | None = None,
+    v: Float[Tensor, "batch head key value_dim"] | None = None,
+    terms: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Hand what an attention layer computed to the recorder, where one is on; `Attention` calls this.
+
+    An attention module of your own that calls it in its forward pass is seen by all that looks at maps: `record`,
+    the objectives (JaSMin needs the maps alone), the estimators.
+
+    Args:
+        maps: What multiplied the values.
+        inputs: What entered the layer.
+        q: Queries.
+        k: Keys.
+        v: Values.
+        terms: Further tensors by name.
+
+    Raises:
+        ValueError: If `maps` does not have four axes.
+
+    Example:
+        >>> import torch
+        >>> class Mine(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         maps = (x @ x.mT).softmax(-1)[:, None]  # one head
+        ...         record_attention(maps)
+        ...         return (maps @ x[:, None])[:, 0]
+        >>> with record() as tape:
+        ...     out = Mine()(torch.rand(2, 5, 3))
+        >>> tape.maps[0].shape
+        torch.Size([2, 1, 5, 5])
+    """
+    tape = current_tape()
+    if tape is None:
+        return
+    if maps.ndim != 4:
+        raise ValueError(f"maps has shape {tuple(maps.shape)}; [batch, head, query, key] is needed")
+    tape.layers.append(LayerRecord(maps=maps, inputs=inputs, q=q, k=k, v=v, terms=terms))
 
 
 @contextmanager

@@ -44,6 +44,9 @@ class TwoLayerReLU(nn.Module):
         [0.0, 0.0]
     """
 
+    signs: Tensor
+    initial: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -93,6 +96,9 @@ class LinearisedTwoLayer(nn.Module):
         True
     """
 
+    signs: Tensor
+    initial: Tensor
+
     def __init__(self, network: TwoLayerReLU) -> None:
         super().__init__()
         self.weight = nn.Parameter(network.weight.detach().clone())
@@ -117,6 +123,9 @@ class KernelExpansion(nn.Module):
         rows: Training rows, `[n, d]`.
         alpha: Coefficients, `[n]` or `[n, k]`.
     """
+
+    gates: Tensor
+    values: Tensor
 
     def __init__(self, weight: Tensor, rows: Tensor, alpha: Tensor) -> None:
         super().__init__()

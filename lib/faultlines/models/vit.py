@@ -8,33 +8,21 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
+from torch.nn.modules import module as torch_module
 
 from faultlines.models.attention import Attention, Fused
-from faultlines.models.mechanisms import check_mechanism, plug
+from faultlines.models.pixel_normalization import check_images, pixel_statistic
 from faultlines.models.recorder import current_tape
+from faultlines.models.transformer_blocks import (
+    AttentionChoice,
+    Block,
+    BlockStack,
+    block_stack,
+    check_mechanism,
+    plug,
+)
 
-
-class Block(nn.Module):
-    """Pre-norm transformer block, `x + attention(norm(x))` then `x + mlp(norm(x))`."""
-
-    def __init__(self, dim: int, attention: Attention, mlp_ratio: float) -> None:
-        super().__init__()
-        hidden = int(dim * mlp_ratio)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = attention
-        self.norm2 = nn.LayerNorm(dim) if hidden else nn.Identity()
-        self.mlp = (
-            nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)) if hidden else None
-        )
-
-    def forward(
-        self, x: Float[Tensor, "batch token dim"], queries: int | None = None
-    ) -> Float[Tensor, "batch query dim"]:
-        """Apply the block; only the first `queries` tokens come out, or all."""
-        asking = x if queries is None else x[:, :queries]
-        x = asking + self.attention(self.norm1(x), queries)
-        return x if self.mlp is None else x + self.mlp(self.norm2(x))
+HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 
 
 class ViT(nn.Module):
@@ -50,7 +38,9 @@ class ViT(nn.Module):
         heads: Attention heads a block; must divide `dim`.
         mlp_ratio: Hidden width of the MLP over `dim`; 0 leaves the MLP out.
         attention: Name of the mechanism: `"softmax"`, `"differential"`, `"rbf"`, `"linear"` or `"sigmoid"`. Under
-            the same seed all weights that two of them have are the same.
+            the same seed all weights that two of them have are the same. Or a factory of one, called as
+            `factory(heads, head_dim, **attention_options)` for every layer, or a module, of which every layer gets
+            a copy: a `Mechanism`, or what takes `(q, k, v)` and returns the output, or the output and its map.
         attention_options: What the mechanism is made with; see `DifferentialAttention`, `RBFAttention`,
             `LinearAttention` and `SigmoidAttention`.
         pool: `"cls"` reads a class token, `"mean"` averages all tokens.
@@ -71,6 +61,10 @@ class ViT(nn.Module):
         torch.Size([5, 10])
     """
 
+    blocks: BlockStack
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,
@@ -82,7 +76,7 @@ class ViT(nn.Module):
         depth: int = 2,
         heads: int = 4,
         mlp_ratio: float = 2.0,
-        attention: str = "softmax",
+        attention: AttentionChoice = "softmax",
         attention_options: Mapping[str, Any] | None = None,
         pool: Literal["cls", "mean"] = "cls",
         qkv_bias: bool = True,
@@ -92,12 +86,9 @@ class ViT(nn.Module):
         fused: Fused = "auto",
     ) -> None:
         super().__init__()
-        sizes = {"channels": channels, "classes": classes, "dim": dim, "depth": depth}
-        for name, size in sizes.items():
+        for name, size in {"channels": channels, "classes": classes, "dim": dim, "depth": depth}.items():
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")
-        if mlp_ratio < 0:
-            raise ValueError(f"mlp_ratio={mlp_ratio} must be at least 0")
         if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"patch_size={patch_size} must be a positive divisor of image_size={image_size}")
         check_mechanism(attention)
@@ -107,21 +98,11 @@ class ViT(nn.Module):
         self.image_shape = (channels, image_size, image_size)
         tokens = (image_size // patch_size) ** 2 + (pool == "cls")
         for name, value in (("mean", mean), ("std", std)):
-            statistic = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
-            if len(statistic) not in (1, channels) or (name == "std" and not (statistic > 0).all()):
-                raise ValueError(
-                    f"{name}={value!r} must be one number or one for each of channels={channels}; std above 0"
-                )
-            self.register_buffer(name, statistic)
+            self.register_buffer(name, pixel_statistic(name, value, channels))
         self.patch = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
         self.cls = nn.Parameter(0.02 * torch.randn(1, 1, dim)) if pool == "cls" else None
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
-        self.blocks = nn.Sequential(
-            *(
-                Block(dim, Attention(dim, heads, qkv_bias=qkv_bias, fused=fused), mlp_ratio)
-                for _ in range(depth)
-            )
-        )
+        self.blocks = block_stack(dim, depth, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, fused=fused)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
         with torch.no_grad():
@@ -130,9 +111,12 @@ class ViT(nn.Module):
         plug(self.blocks, attention, attention_options)  # last: what it draws leaves the rest as it is
 
     def tokens(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch token dim"]:
-        """Return the embedded patches with positions, and the class token first where there is one."""
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"images have shape {tuple(x.shape[1:])}; this model takes {self.image_shape}")
+        """Return the embedded patches with positions, and the class token first where there is one.
+
+        Raises:
+            ValueError: If the images are no tensor or have another shape.
+        """
+        x = check_images(x, self.image_shape)
         x = self.patch((x - self.mean) / self.std).flatten(2).transpose(1, 2)
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
@@ -151,13 +135,13 @@ class ViT(nn.Module):
         return self.head(x[:, 0] if self.pool == "cls" else x.mean(dim=1))
 
 
-def _need_all_tokens(blocks: nn.Sequential) -> bool:
+def _need_all_tokens(blocks: BlockStack) -> bool:
     """Return whether all tokens of the last block matter: for the recorder, a hook, or what is made for all of them."""
     last = blocks[-1]
     if type(last) is not Block or type(last.attention) is not Attention:
         return True
-    if current_tape() is not None or getattr(last.attention.mechanism, "bias", None) is not None:
+    if current_tape() is not None or not last.attention.any_queries():
         return True
-    if _global_forward_hooks or _global_forward_pre_hooks:
+    if any(getattr(torch_module, f"_global_{kind}") for kind in HOOKS):
         return True
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in blocks.modules())
+    return any(getattr(layer, f"_{kind}") for layer in blocks.modules() for kind in HOOKS)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.estimators.curvature.inputs import input_curvature
 from faultlines.estimators.curvature.parameters import hessian_top, hessian_trace
-from faultlines.training.history import History
+from faultlines.training.loop import State
 
 
 class CurvatureTrack:
@@ -47,7 +47,7 @@ class CurvatureTrack:
         >>> from faultlines.training import fit
         >>> x = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
         >>> y, track = (x[:, 0] > 0.5).long(), CurvatureTrack(x, (x[:, 0] > 0.5).long(), every=5)
-        >>> _ = fit(nn.Linear(4, 2), x, y, epochs=11, batch_size=16, callbacks=[track])
+        >>> _ = fit(torch.nn.Linear(4, 2), x, y, epochs=11, batch_size=16, callbacks=[track])
         >>> track.series("epoch"), len(track.series("top"))
         ([1, 5, 10], 3)
     """
@@ -77,9 +77,9 @@ class CurvatureTrack:
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
 
-    def __call__(self, model: nn.Module, history: History) -> None:
+    def __call__(self, state: State) -> None:
         """Measure, where it is time to."""
-        epoch = len(history.loss)
+        epoch, model = state.epoch, state.model
         if epoch > 1 and epoch % self.every:
             return
         start = time.perf_counter()

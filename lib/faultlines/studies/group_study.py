@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,13 +12,17 @@ from torch import Tensor, nn
 
 from faultlines.data.spurious.benchmark import SpuriousBenchmark
 from faultlines.data.spurious.grouped import GroupedImages
+from faultlines.estimators.attribution.cam import grad_cam
 from faultlines.estimators.foreground import foreground_energy, map_coverage
-from faultlines.estimators.gradcam import grad_cam
-from faultlines.estimators.probe import linear_probe
-from faultlines.training.group_batches import as_floats
+from faultlines.estimators.linear_probing import linear_probe
 from faultlines.training.group_history import GroupHistory, score
 from faultlines.training.groups import GroupFit, fit_groups
-from faultlines.training.objectives.group_objective import GroupObjective, MakeModel, pooled_features
+from faultlines.training.objectives.group_objective import (
+    GroupObjective,
+    MakeModel,
+    as_floats,
+    pooled_features,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def run_methods(
     seed: int,
     device: torch.device,
     watch: Collection[str] = (),
-    **options: object,
+    **options: Any,
 ) -> dict[str, GroupOutcome]:
     """Train under every objective from the same weights with the same batches, and measure.
 

@@ -110,9 +110,12 @@ def fit_lines(
     start = torch.stack([initial_weights(width, seed) for seed in seeds]).repeat(len(lr), 1)
     flat = descend_lines(start, x, y, eta, steps).double()
     shape = (len(lr), len(seeds))
-    found = [part.reshape(shape) for part in measure_lines(flat, x.double(), y.double(), radius)]
+    loss, test_loss, sharp, variation, change = (
+        part.reshape(shape) for part in measure_lines(flat, x.double(), y.double(), radius)
+    )
     places = torch.linspace(-1, 1, 401, dtype=flat.dtype).expand(len(flat), -1)
-    return LineFits(tuple(lr), *found, points, evaluate(flat, places).reshape(*shape, -1))
+    fitted = evaluate(flat, places).reshape(*shape, -1)
+    return LineFits(tuple(lr), loss, test_loss, sharp, variation, change, points, fitted)
 
 
 def initial_weights(width: int, seed: int) -> Float[Tensor, " parameter"]:
@@ -151,7 +154,7 @@ def descend_lines(
 
 def measure_lines(
     flat: Float[Tensor, "run parameter"], x: Float[Tensor, "run n"], y: Float[Tensor, "run n"], radius: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> list[Float[Tensor, " run"]]:
     """Return loss, test loss, sharpness, variation and slope change of each run, NaN where it diverged."""
     width = (flat.shape[1] - 1) // 3
     w, b, a, _ = flat.split([width, width, width, 1], dim=1)
@@ -168,7 +171,7 @@ def measure_lines(
         (windows.amax(dim=2) - windows.amin(dim=2)).amax(dim=1),
     ]
     fine = flat.isfinite().all(dim=1)
-    return tuple(torch.where(fine, value, torch.nan) for value in values)
+    return [torch.where(fine, value, torch.nan) for value in values]
 
 
 def evaluate(flat: Float[Tensor, "*run parameter"], x: Float[Tensor, "*run n"]) -> Float[Tensor, "*run n"]:

@@ -50,7 +50,7 @@ def retrained_influence(
         for i in left_out:
             keep = torch.arange(len(rows), device=rows.device) != i
             again = deepcopy(network)
-            again.weight.copy_(again.initial)
+            again.weight.copy_(again.get_buffer("initial"))
             descend(again, rows[keep], targets[keep], ridge=ridge, tolerance=tolerance, max_steps=max_steps)
             found.append(whole - again(test))
     return torch.stack(found)

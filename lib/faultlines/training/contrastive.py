@@ -1,20 +1,22 @@
-"""A short training loop for a pair of towers on images and captions (CLIP: Radford et al. 2021)."""
+"""Training of a pair of towers on images and captions (CLIP: Radford et al. 2021)."""
 
 from __future__ import annotations
 
-import math
-import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from faultlines.models.clip.two_tower import CLIP, contrastive_loss
 from faultlines.models.differential import DifferentialAttention
+from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Batches
-from faultlines.training.history import EpochMean, History
+from faultlines.training.checkpoint import Checkpoint
+from faultlines.training.history import History
+from faultlines.training.loop import State, Terms, Training
 from faultlines.training.optimizer import build_optimizer
-from faultlines.training.schedule import learning_rate
 from faultlines.training.settings import Settings
 
 
@@ -30,6 +32,8 @@ def fit_contrastive(
     warmup: float = 0.1,
     grad_clip: float | None = 1.0,
     seed: int = 0,
+    progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     r"""Train both towers in place on the symmetric contrastive loss, with AdamW and a cosine schedule.
 
@@ -47,7 +51,10 @@ def fit_contrastive(
         weight_decay: Acts on weight matrices only; see `decays`.
         warmup: Share of all steps in which the learning rate rises.
         grad_clip: Largest norm of the whole gradient, or None.
-        seed: Seed of the order of the pairs.
+        seed: Seed of the order of the pairs, and of dropout.
+        progress: A bar over epochs; by default only in a terminal.
+        checkpoint: File to go on from where it exists, and to write to after every epoch; by default one in
+            the folder that `FAULTLINES_CHECKPOINTS` names, if it names one.
 
     Returns:
         Epoch means of the loss, with $\lambda$ after each epoch among the terms as `image lambda 0`, `text lambda 0`,
@@ -80,43 +87,49 @@ def fit_contrastive(
             "the other are needed, at least a batch, and a batch of at least 2"
         )
     device = next(model.parameters()).device
-    tokens = tokens.to(device)
-    batches = Batches(x.to(device), torch.arange(len(x), device=device), batch_size=batch_size, seed=seed)
-    stepper, history, steps, step = build_optimizer(model, settings), History(), epochs * len(batches), 0
-    start = time.perf_counter()
-    for _ in range(epochs):
-        model.train()
-        mean = EpochMean()
-        for images, index in batches.epoch():
-            rate = learning_rate(step, steps, settings)
-            step += 1
-            if len(images) < 2:
-                continue
-            for group in stepper.param_groups:
-                group["lr"] = rate
-            stepper.zero_grad(set_to_none=True)
-            loss = contrastive_loss(model(images, tokens[index]))
-            loss.backward()
-            if grad_clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-            stepper.step()
-            mean.add(loss, {}, len(images))
-        value = mean.read()[0].item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"loss is {value} after epoch {len(history.loss) + 1} of {epochs}, lr={lr:g}"
+    x, tokens = x.to(device), tokens.to(device)
+    batches = Batches(x, tokens, batch_size=batch_size, seed=seed)
+    state = State(model, History(), "the contrastive loss", 0, epochs * len(batches))
+    training = ContrastiveTraining(
+        model, batches, settings, build_optimizer(model, settings), state, seed=seed, device=device
+    )
+    keep = None
+    if checkpoint is not None or checkpoints.wanted():
+        run = checkpoints.identity(model, (x, tokens), settings, state.objective, seed=seed)
+        if checkpoint is None:
+            step = checkpoints.first_step(
+                model, lambda m, x, t: (contrastive_loss(m(x, t)), {}), x[:batch_size], tokens[:batch_size]
             )
-        history.add(value, rate, lambdas(model))
-    model.eval()
-    history.seconds = time.perf_counter() - start
-    return history
+            checkpoint = checkpoints.automatic(run, [model], step=step)
+        keep = Checkpoint(Path(checkpoint), run)
+    training.run(progress=progress, checkpoint=keep)
+    return state.history
+
+
+class ContrastiveTraining(Training[History]):
+    """Training on pairs of images and captions."""
+
+    model: CLIP
+
+    def size(self, batch: tuple[Tensor, Tensor]) -> int:
+        """Return how many pairs a batch holds; a single one has nothing to be told apart from."""
+        return len(batch[0]) if len(batch[0]) > 1 else 0
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Terms]:
+        """Return the contrastive loss."""
+        return contrastive_loss(self.model(*batch)), {}
+
+    def record(self, loss: Tensor, terms: Terms, rate: float) -> None:
+        """Put the mean loss of an epoch and the lambdas after it into the history."""
+        self.state.history.add(loss.item(), rate, lambdas(self.model))
 
 
 def lambdas(model: CLIP) -> dict[str, float]:
     r"""Return $\lambda$ of every differential layer by tower and place, `image lambda 0`."""
+    towers: dict[str, Any] = {"image": model.image, "text": model.text}  # torch types blocks as modules only
     return {
         f"{name} lambda {index}": float(torch.as_tensor(block.attention.mechanism.lambda_value()).detach())
-        for name, tower in (("image", model.image), ("text", model.text))
+        for name, tower in towers.items()
         for index, block in enumerate(tower.blocks)
         if isinstance(block.attention.mechanism, DifferentialAttention)
     }

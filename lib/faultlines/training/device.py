@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Return a device by name; `"auto"` is the first GPU where there is one, else the CPU.
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """Return a device by name; `"auto"` is the first GPU that this process may see, else the CPU.
+
+    The devices that `CUDA_VISIBLE_DEVICES` leaves are numbered from 0.
 
     Args:
-        name: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        name: `"auto"`, or any device that torch knows: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, the name of a backend
+            of one's own.
 
     Raises:
-        ValueError: If the name is none of these, or names a GPU that is not there.
+        ValueError: If torch does not know the name, or the device is not there.
 
     Example:
         >>> choose_device("cpu")
@@ -20,9 +23,18 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(f"device={name!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:N'")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device={name!r} is not 'auto', and no device that torch knows: 'cpu', 'cuda', 'cuda:1', ..."
+        ) from None
+    if device.type == "meta":
+        raise ValueError("device='meta' holds no values, and nothing can be computed there")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device(name)
+    try:
+        torch.empty(0, device=device)  # a backend is asked itself whether it is there
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={name!r} is not there: {str(error).splitlines()[0]}") from None
+    return device

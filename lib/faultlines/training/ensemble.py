@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
 from faultlines.training.history import History
-from faultlines.training.initial import seeded
 from faultlines.training.objectives.objective import Objective
-from faultlines.training.settings import Settings, check_data
-from faultlines.training.together import Member, fit_together
+from faultlines.training.seeding import seeded
+from faultlines.training.settings import Settings, prepared
+from faultlines.training.vmap_training import Member, fit_vmap
 
 Vectorize = Literal["auto", "always", "never"]
 
@@ -139,7 +139,7 @@ def fit_ensemble(
     per_arm = {name: arm.settings(common) for name, arm in arms.items()}  # checks the arms' own values
     initial = {seed: seeded(make_model, seed).to(x.device) for seed in seeds}
     first = initial[seeds[0]]
-    check_data(first, x, y, common.batch_size)
+    x, y = prepared(first, x, y, common.batch_size)
     obstacle = _obstacle(first, common)
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
@@ -170,7 +170,7 @@ def fit_ensemble(
         told = []
         for start in range(0, len(members), AT_ONCE):
             some = members[start : start + AT_ONCE]
-            told += fit_together(some, x, y, augment=augment, progress=progress)
+            told += fit_vmap(some, x, y, augment=augment, progress=progress)
         for i, name in enumerate(names):
             histories[name] = told[i * len(seeds) : (i + 1) * len(seeds)]
     histories = {name: histories[name] for name in arms}

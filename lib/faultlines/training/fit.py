@@ -1,36 +1,42 @@
-"""The training loop."""
+"""Training a classifier."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from faultlines.training import checkpoint as checkpoints
-from faultlines.training.batches import Augment, Batches
-from faultlines.training.history import EpochMean, History
+from faultlines.training.batches import Augment, Batches, LoaderBatches
+from faultlines.training.checkpoint import Checkpoint
+from faultlines.training.history import History
+from faultlines.training.loop import Callback, State, Terms, Training
 from faultlines.training.objectives.cross_entropy import CrossEntropy
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.optimizer import build_optimizer
-from faultlines.training.progress import EpochsBar
-from faultlines.training.schedule import learning_rate
-from faultlines.training.settings import Optimizer, Schedule, Settings, check_data
-from faultlines.training.stop import StopRule
+from faultlines.training.settings import (
+    Optimizer,
+    Schedule,
+    Settings,
+    check_single,
+    evaluating,
+    precision,
+    prepared,
+)
 
-Callback = Callable[[nn.Module, History], None]
+Pairs = Iterable[tuple[Tensor, Tensor]]
 
 
 def fit(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int[Tensor, " n"],
+    x: Float[Tensor, "n ..."] | DataLoader[Any],
+    y: Int[Tensor, " n"] | None = None,
     *,
     epochs: int,
     batch_size: int = 128,
@@ -45,7 +51,7 @@ def fit(
     stop_every: int | None = None,
     objective: Objective | None = None,
     seed: int = 0,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: tuple[Tensor, Tensor] | DataLoader[Any] | None = None,
     augment: Augment | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
@@ -54,14 +60,16 @@ def fit(
 ) -> History:
     """Train a classifier in place and return what happened.
 
-    The data are held on the model's device. The order of samples, augmentation and dropout come from `seed`,
-    the initial weights from the model as given (see `seeded`); the caller's global generator is left as it
-    was. The model is left in evaluation mode.
+    Tensors are held on the model's device, a DataLoader is read as it goes. The order of samples, augmentation and
+    dropout come from `seed`, the initial weights from the model as given (see `seeded`); the caller's global
+    generator is left as it was. The model is left in evaluation mode.
 
     Args:
         model: Maps inputs to logits.
-        x: Inputs; images are in [0, 1], for normalisation is the model's own.
-        y: Labels, int64.
+        x: Inputs; images are in [0, 1], for normalisation is the model's own. They get the precision of the model's
+            weights. Or a DataLoader of inputs and labels, whose order and batch size are its own; it gets no
+            checkpoint but the one that `checkpoint` names, for no name could hold its data.
+        y: Labels, integers; none with a DataLoader.
         epochs: Passes over the data.
         batch_size: Samples a step.
         lr: Peak learning rate.
@@ -78,18 +86,19 @@ def fit(
             every epoch.
         objective: What is minimised; cross-entropy by default.
         seed: Seed of everything random in the loop.
-        validation: `(x, y)` to be scored after every epoch.
+        validation: `(x, y)`, or a DataLoader, to be scored after every epoch.
         augment: Called as `augment(batch, generator)` on every batch; `CropFlip`, say.
         progress: A bar over epochs; by default only in a terminal.
         checkpoint: File to continue from where it exists, and to write to; the continued run equals an
             uninterrupted one bit for bit on the same machine.
         checkpoint_every: Epochs between two checkpoints; the last epoch always writes one.
-        callbacks: Each called as `callback(model, history)` after an epoch, the model in evaluation mode.
+        callbacks: Each called with the `State` of the run after an epoch, the model in evaluation mode.
 
     Returns:
         Epoch means of the loss and its terms, the learning rate, and the validation scores.
 
     Raises:
+        TypeError: If the data are neither tensors nor a DataLoader.
         ValueError: If a setting, the data or the checkpoint does not fit; before any step.
         FloatingPointError: If the loss is not finite; the message names step, learning rate and objective.
 
@@ -99,9 +108,10 @@ def fit(
         >>> history.loss[-1] < 0.3 < history.loss[0]
         True
     """
+    loader = x if isinstance(x, DataLoader) else None
     settings = Settings(
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=batch_size if loader is None else loader.batch_size or 1,
         lr=lr,
         optimizer=optimizer,
         weight_decay=weight_decay,
@@ -116,125 +126,135 @@ def fit(
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1")
     objective = CrossEntropy() if objective is None else objective
     device = next(model.parameters()).device
-    x, y = x.to(device), y.to(device)
-    check_data(model, x, y, batch_size)
-    if validation is not None:
-        validation = (validation[0].to(device), validation[1].to(device))
-        check_data(model, *validation, name="validation ")
-
-    batches = Batches(x, y, batch_size=batch_size, seed=seed, augment=augment)
-    steps = epochs * len(batches)
-    stepper = build_optimizer(model, settings)
-    stop = StopRule(settings, x, y, len(batches))
-    history = History()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # dropout draws from the global generator
-        # a callback may keep a record of its own, which a checkpoint does not hold
-        if checkpoint is not None or (checkpoints.wanted() and not callbacks):
-            run = checkpoints.identity(model, x, y, settings, objective, seed, augment)
-            if checkpoint is None:
-                step = checkpoints.first_step(model, objective, x[:batch_size], y[:batch_size])
-                checkpoint = checkpoints.automatic(run, [model], validation, step)
-            checkpoint = Path(checkpoint)
-            state = checkpoints.load(checkpoint, run)
-            if state is not None:
-                history = _restore(state, model, stepper, batches, device)
-        start = time.perf_counter() - history.seconds
-        done = len(history.loss)
-        with EpochsBar(epochs, done=done, progress=progress) as bar:
-            for epoch in range(done, epochs):
-                if history.stopped_at is not None:
-                    break
-                model.train()
-                mean = EpochMean()
-                for step, (xb, yb) in enumerate(batches.epoch(), start=epoch * len(batches)):
-                    rate = learning_rate(step, steps, settings)
-                    loss, terms = _step(model, stepper, objective, xb, yb, rate, grad_clip)
-                    mean.add(loss, terms, len(xb))
-                    if device.type == "cpu" and not math.isfinite(loss.item()):
-                        raise FloatingPointError(_not_finite(loss, step, steps, rate, objective))
-                    if stop.met(model, history, step + 1):
-                        break
-                loss, terms = mean.read()
-                # an accelerator is asked here, once an epoch: asking at every step would make it wait
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(_not_finite(loss, step, steps, rate, objective))
-                history.add(loss.item(), rate, {name: value.item() for name, value in terms.items()})
-                model.eval()
-                if validation is not None:
-                    _validate(model, *validation, history)
-                for callback in callbacks:
-                    callback(model, history)
-                bar.update(history)
-                history.seconds = time.perf_counter() - start
-                last = epoch + 1 == epochs or history.stopped_at is not None
-                if checkpoint is not None and ((epoch + 1) % checkpoint_every == 0 or last):
-                    checkpoints.save(
-                        checkpoint, {"run": run, **_state(model, stepper, batches, history, device)}
-                    )
-    model.eval()
-    return history
+    batches, data = _batches(model, x, y, batch_size, seed=seed, augment=augment)
+    held_out = _validation(model, validation, device)
+    state = State(model, History(), objective, 0, epochs * len(batches))
+    training = ClassifierTraining(
+        model, batches, settings, build_optimizer(model, settings), state, seed=seed, device=device
+    )
+    training.held_out = held_out
+    keep = None
+    # a callback may keep a record of its own, which a checkpoint does not hold
+    if checkpoint is not None or (checkpoints.wanted() and not callbacks and loader is None):
+        run = checkpoints.identity(model, data, settings, objective, seed=seed, augment=augment)
+        if loader is not None:
+            run["data"] += f" {len(batches)} batches of {type(loader.dataset).__name__}"
+        if checkpoint is None:
+            step = checkpoints.first_step(model, objective, *(part[:batch_size] for part in data))
+            given = held_out if isinstance(held_out, tuple) else ()
+            checkpoint = checkpoints.automatic(run, [model], given, step)
+        keep = Checkpoint(Path(checkpoint), run, every=checkpoint_every)
+    training.run(callbacks=callbacks, progress=progress, checkpoint=keep)
+    return state.history
 
 
-def _step(
+class ClassifierTraining(Training[History]):
+    """Training on inputs and labels, with a stop at a training loss and scores on a validation set."""
+
+    batches: Batches | LoaderBatches
+    held_out: tuple[Tensor, Tensor] | LoaderBatches | None = None
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Terms]:
+        """Return the objective and its terms."""
+        return self.state.objective(self.model, *batch)
+
+    def after_step(self) -> None:
+        """End the run where the training loss is low enough."""
+        settings, history, step = self.settings, self.state.history, self.state.step
+        if settings.stop_at_loss is None or step % (settings.stop_every or len(self.batches)):
+            return
+        history.training_loss.append(_mean_loss(self.model, _all_of(self.batches)))
+        history.training_step.append(step)
+        if history.training_loss[-1] <= settings.stop_at_loss:
+            history.stopped_at = step
+            self.state.over = True
+
+    def score(self) -> None:
+        """Score the validation set."""
+        if self.held_out is None:
+            return
+        parts = (
+            self.held_out.in_order() if isinstance(self.held_out, LoaderBatches) else _split(*self.held_out)
+        )
+        with torch.no_grad():
+            found = [(self.model(x), y) for x, y in parts]
+        logits, y = (torch.cat(values) for values in zip(*found, strict=True))
+        self.state.history.validation_loss.append(F.cross_entropy(logits, y).item())
+        self.state.history.validation_accuracy.append((logits.argmax(dim=1) == y).double().mean().item())
+
+    def take(self, held: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds."""
+        super().take(held)
+        self.state.over = self.state.history.stopped_at is not None
+
+
+def training_loss(model: nn.Module, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"]) -> float:
+    """Return the mean cross-entropy over `(x, y)` in evaluation mode; the modes stay as they are.
+
+    Evaluation mode, because it is the network that is measured afterwards: batch normalisation takes its running
+    statistics and dropout is off.
+
+    Example:
+        >>> round(training_loss(nn.Identity(), torch.zeros(3, 10), torch.tensor([1, 5, 9])), 4)  # log 10
+        2.3026
+    """
+    return _mean_loss(model, _split(x, y))
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, pairs: Pairs) -> float:
+    total, count = torch.zeros(()), 0
+    with evaluating(model):
+        for x, y in pairs:
+            part = F.cross_entropy(model(x), y, reduction="sum")
+            total, count = (total + part if count else part), count + len(x)
+    return float(total) / count
+
+
+def _split(x: Tensor, y: Tensor) -> Pairs:
+    return zip(x.split(1024), y.split(1024), strict=True)
+
+
+def _all_of(batches: Batches | LoaderBatches) -> Pairs:
+    return batches.in_order() if isinstance(batches, LoaderBatches) else _split(batches.x, batches.y)
+
+
+def _batches(
     model: nn.Module,
-    stepper: torch.optim.Optimizer,
-    objective: Objective,
-    x: Tensor,
-    y: Tensor,
-    rate: float,
-    grad_clip: float | None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    for group in stepper.param_groups:
-        group["lr"] = rate
-    stepper.zero_grad(set_to_none=True)
-    loss, terms = objective(model, x, y)
-    loss.backward()
-    if grad_clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    stepper.step()
-    return loss.detach(), terms
+    x: Tensor | DataLoader[Any],
+    y: Tensor | None,
+    batch_size: int,
+    *,
+    seed: int,
+    augment: Augment | None,
+) -> tuple[Batches | LoaderBatches, tuple[Tensor, Tensor]]:
+    """Return checked batches, and all data; of a DataLoader its first batch."""
+    device = next(model.parameters()).device
+    if isinstance(x, DataLoader):
+        if y is not None:
+            raise ValueError("y is given with a DataLoader, which holds the labels itself")
+        batches = LoaderBatches(x, device=device, dtype=precision(model), seed=seed, augment=augment)
+        first = prepared(model, *batches.draw(torch.arange(min(batches.batch_size, batches.n))))
+        if not x.drop_last:
+            check_single(model, first[0][:1], batches.n, batches.batch_size)
+        return batches, first
+    data = prepared(model, _on(device, x), _on(device, y), batch_size)
+    return Batches(*data, batch_size=batch_size, seed=seed, augment=augment), data
 
 
-def _not_finite(loss: Tensor, step: int, steps: int, rate: float, objective: Objective) -> str:
-    return f"loss is {loss.item()} at step {step + 1} of {steps} with lr {rate:.3g} under {objective!r}"
+def _on(device: torch.device, values: Any) -> Any:
+    """Return a tensor on a device, and what is none as it is, for `prepared` to name."""
+    return values.to(device) if isinstance(values, Tensor) else values
 
 
-def _validate(model: nn.Module, x: Tensor, y: Tensor, history: History) -> None:
-    with torch.no_grad():
-        logits = torch.cat([model(batch) for batch in x.split(1024)])
-    history.validation_loss.append(F.cross_entropy(logits, y).item())
-    history.validation_accuracy.append((logits.argmax(dim=1) == y).double().mean().item())
-
-
-def _state(
-    model: nn.Module,
-    stepper: torch.optim.Optimizer,
-    batches: Batches,
-    history: History,
-    device: torch.device,
-) -> dict:
-    return {
-        "model": model.state_dict(),
-        "optimizer": stepper.state_dict(),
-        "batches": batches.state(),
-        "history": asdict(history),
-        "random": torch.get_rng_state(),
-        "random_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def _restore(
-    state: dict,
-    model: nn.Module,
-    stepper: torch.optim.Optimizer,
-    batches: Batches,
-    device: torch.device,
-) -> History:
-    model.load_state_dict(state["model"])
-    stepper.load_state_dict(state["optimizer"])
-    batches.restore(state["batches"])
-    torch.set_rng_state(state["random"])
-    if state["random_device"] is not None:
-        torch.cuda.set_rng_state(state["random_device"], device)
-    return History(**state["history"])
+def _validation(
+    model: nn.Module, given: tuple[Tensor, Tensor] | DataLoader[Any] | None, device: torch.device
+) -> tuple[Tensor, Tensor] | LoaderBatches | None:
+    if given is None:
+        return None
+    if isinstance(given, DataLoader):
+        batches = LoaderBatches(given, device=device, dtype=precision(model), seed=0)
+        prepared(model, *batches.draw(torch.arange(1)), name="validation ")
+        return batches
+    x, y = given
+    return prepared(model, _on(device, x), _on(device, y), name="validation ")

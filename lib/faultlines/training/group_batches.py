@@ -1,24 +1,42 @@
-"""Batches of group data in a seeded order."""
+"""Images with a label, a confounder and, maybe, a foreground: as one batch, and as batches in a seeded order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from faultlines.training.batches import Stream
 from faultlines.training.objectives.group_objective import GroupBatch
 
 
-def as_floats(x: Tensor) -> Float[Tensor, "..."]:
-    """Return images to compute with, of a set that may be held in half precision or in bytes for its size."""
-    if x.dtype == torch.float16:
-        return x.float()
-    return x if x.is_floating_point() else x.float() / 255
+class GroupData(Protocol):
+    """Images with class, confounder and, where it is known, foreground; `data.GroupedImages` is one."""
+
+    @property
+    def x(self) -> Float[Tensor, "n channel height width"]:
+        """Images."""
+        ...
+
+    @property
+    def y(self) -> Int[Tensor, " n"]:
+        """Labels."""
+        ...
+
+    @property
+    def c(self) -> Int[Tensor, " n"]:
+        """Confounders."""
+        ...
+
+    @property
+    def mask(self) -> Bool[Tensor, "n height width"] | None:
+        """Foreground."""
+        ...
 
 
-def as_batch(data: object, device: torch.device) -> tuple[GroupBatch, int]:
+def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
     """Return a whole set as one batch on a device, and its number of groups.
 
     Confounders, groups and domains are numbered from 0 in the order of those that occur: a classifier of the
@@ -52,10 +70,10 @@ def as_batch(data: object, device: torch.device) -> tuple[GroupBatch, int]:
     whole = GroupBatch(
         data.x, data.y, c, None if mask is None else mask.float(), group, domain, torch.arange(n)
     )
-    return GroupBatch(*(None if t is None else t.to(device) for t in whole)), pairs.shape[1]
+    return whole.map(lambda t: t.to(device)), pairs.shape[1]
 
 
-class GroupBatches:
+class GroupBatches(Stream):
     """A seeded stream of epochs; two streams of equal seed give equal batches.
 
     Args:
@@ -66,33 +84,18 @@ class GroupBatches:
     """
 
     def __init__(self, data: GroupBatch, *, batch_size: int, seed: int, flip: bool = True) -> None:
-        self.data, self.batch_size, self.flip = data, batch_size, flip
-        self._order = torch.Generator().manual_seed(seed)
-        self._flips = torch.Generator().manual_seed(seed)  # both on the CPU: the same on every device
+        order, flips = (torch.Generator().manual_seed(seed) for _ in range(2))  # the same on every device
+        super().__init__(len(data.y), batch_size, order, flips)
+        self.data, self.flip = data, flip
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.data.y) // self.batch_size)
-
-    def epoch(self) -> Iterator[GroupBatch]:
-        """Yield the batches of the next epoch."""
+    def draw(self, index: Int[Tensor, " batch"]) -> GroupBatch:
+        """Return the batch of these samples."""
         device = self.data.y.device
-        for index in torch.randperm(len(self.data.y), generator=self._order).split(self.batch_size):
-            index = index.to(device)
-            batch = GroupBatch(*(None if t is None else t[index] for t in self.data))
-            batch = batch._replace(x=as_floats(batch.x))
-            if self.flip:
-                mirrored = (torch.rand(len(index), generator=self._flips) < 0.5).to(device)
-                for images in (batch.x, batch.mask):  # indexing has copied them
-                    if images is not None:
-                        images[mirrored] = images[mirrored].flip(-1)
-            yield batch
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the generators' states between two epochs."""
-        return {"order": self._order.get_state(), "flips": self._flips.get_state()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from where `state()` was taken."""
-        self._order.set_state(state["order"])
-        self._flips.set_state(state["flips"])
+        index = index.to(device)
+        batch = self.data.map(lambda t: t[index]).floating()
+        if self.flip:
+            mirrored = (torch.rand(len(index), generator=self._noise) < 0.5).to(device)
+            for images in (batch.x, batch.mask):  # indexing has copied them
+                if images is not None:
+                    images[mirrored] = images[mirrored].flip(-1)
+        return batch

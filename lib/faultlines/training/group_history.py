@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
-from faultlines.training.group_batches import as_floats
+from faultlines.training.group_batches import GroupData
+from faultlines.training.history import History
+from faultlines.training.objectives.group_objective import as_floats
 
 
 class Selection(NamedTuple):
@@ -41,28 +43,16 @@ class Selection(NamedTuple):
 
 
 @dataclass
-class GroupHistory:
+class GroupHistory(History):
     """Means over each epoch, in order, and scores after it.
 
     Attributes:
-        loss: The objective, averaged over samples as the weights changed.
-        terms: Its terms by name.
         average: Average accuracy on each validation set.
         worst: Worst-group accuracy there.
-        seconds: Wall time of all epochs, those before an interruption included.
     """
 
-    loss: list[float] = field(default_factory=list)
-    terms: dict[str, list[float]] = field(default_factory=dict)
     average: dict[str, list[float]] = field(default_factory=dict)
     worst: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def add(self, loss: float, terms: dict[str, float]) -> None:
-        """Append one epoch."""
-        self.loss.append(loss)
-        for name, value in terms.items():
-            self.terms.setdefault(name, []).append(value)
 
     def score(self, name: str, found: GroupAccuracy) -> None:
         """Append the score on one validation set."""
@@ -81,7 +71,7 @@ class GroupHistory:
 
 
 @torch.no_grad()
-def score(model: nn.Module, data: object, device: torch.device, batch_size: int = 512) -> GroupAccuracy:
+def score(model: nn.Module, data: GroupData, device: torch.device, batch_size: int = 512) -> GroupAccuracy:
     """Return a model's accuracies on a set, the model in its present mode.
 
     Args:

@@ -1,49 +1,37 @@
-"""The training loop for images with a label, a confounder and a foreground."""
+"""Training on images with a label, a confounder and a foreground."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from faultlines.training import checkpoint as checkpoints
+from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.device import choose_device
-from faultlines.training.group_batches import GroupBatches, as_batch
-from faultlines.training.group_checkpoint import group_checkpoint, restore
+from faultlines.training.group_batches import GroupBatches, GroupData, as_batch
 from faultlines.training.group_history import GroupHistory, Selection, score
-from faultlines.training.history import EpochMean
-from faultlines.training.initial import seeded
+from faultlines.training.loop import Callback, State, Terms, Training
 from faultlines.training.objectives.erm import ERM
 from faultlines.training.objectives.group_objective import (
     Clock,
+    GroupBatch,
     GroupLoss,
     GroupObjective,
     GroupRun,
+    LossAndTerms,
     MakeModel,
-)
+)  # fmt: skip
 from faultlines.training.optimizer import build_optimizer
-from faultlines.training.schedule import learning_rate
+from faultlines.training.seeding import seeded
 from faultlines.training.settings import Optimizer, Schedule, Settings
 
-Callback = Callable[[nn.Module, GroupLoss], None]
-
 STAGE_SEED = 7_000_003  # added to the seed of a run that is a stage of another
-
-
-class GroupData(Protocol):
-    """Images with class, confounder and, where it is known, foreground; `data.GroupedImages` is one."""
-
-    x: Float[Tensor, "n channel height width"]
-    y: Int[Tensor, " n"]
-    c: Int[Tensor, " n"]
-    mask: Bool[Tensor, "n height width"] | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +70,7 @@ def fit_groups(
     device: str | torch.device = "auto",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
+    progress: bool | None = None,
 ) -> GroupFit:
     """Train a classifier under an objective that sees groups.
 
@@ -107,9 +96,11 @@ def fit_groups(
         select: Name of such a set and `"average"` or `"worst"`: the model returned is that of the epoch which
             scored best there, the earliest of equals; by default the last epoch's.
         device: Where to compute.
-        callbacks: Each called as `callback(model, loss)` after an epoch, both in evaluation mode.
+        callbacks: Each called with the `State` of the run after an epoch, the networks in evaluation mode; its
+            `objective` is the loss of the run.
         checkpoint: File to go on from where it exists, and to write to after every epoch; by default one in
             the folder that `FAULTLINES_CHECKPOINTS` names, if it names one.
+        progress: A bar over epochs; by default only in a terminal.
 
     Raises:
         ValueError: If a setting, the data, the selection or the checkpoint does not fit; before any step.
@@ -135,7 +126,7 @@ def fit_groups(
     if select is not None:
         select = Selection(*select)
         select.check(validation)
-    device = choose_device(device) if isinstance(device, str) else device
+    device = choose_device(device)
     data, groups = as_batch(train, device)
     if batch_size > len(data.y):
         raise ValueError(f"batch_size={batch_size} exceeds the number of samples, {len(data.y)}")
@@ -145,7 +136,7 @@ def fit_groups(
         return fit_groups(
             make_model, train, epochs=max(1, round(share * epochs)), objective=of, seed=seed + STAGE_SEED,
             batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
-            schedule=schedule, flip=flip, device=device,
+            schedule=schedule, flip=flip, device=device, progress=progress,
         ).model  # fmt: skip
 
     outputs = confounders if getattr(objective, "label", "y") == "c" else classes
@@ -155,54 +146,76 @@ def fit_groups(
     )
     both = nn.ModuleDict({"model": model, "loss": loss_of})
     batches = GroupBatches(data, batch_size=batch_size, seed=seed, flip=flip)
-    stepper = build_optimizer(both, settings)
-    history, best = GroupHistory(), None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # dropout draws from the global generator
+    state = State(model, GroupHistory(), loss_of, 0, epochs * len(batches))
+    training = GroupTraining(
+        both, batches, settings, build_optimizer(both, settings), state, seed=seed, device=device
+    )
+    training.name, training.validation, training.select = repr(objective), validation, select
+    keep = None
+    # a callback may keep a record of its own, which a checkpoint does not hold
+    if checkpoint is not None or (checkpoints.wanted() and not callbacks):
+        labels = torch.stack([data.y, data.c])
         run = checkpoints.identity(
-            both, data.x, torch.stack([data.y, data.c]), settings, objective, seed, None
-        )
-        run |= {"flip": repr(flip), "select": repr(select), "validation": repr(sorted(validation))}
-        if checkpoint is None and checkpoints.wanted() and not callbacks:  # a callback may keep a record
-            checkpoint = group_checkpoint(
-                run, model, loss_of, batches, validation, steps=epochs * len(batches)
-            )
-        state = None if checkpoint is None else checkpoints.load(Path(checkpoint), run)
-        if state is not None:
-            history, best = restore(state, both, stepper, batches)
-        start = time.perf_counter() - history.seconds
-        for epoch in range(len(history.loss), epochs):
-            both.train()
-            mean = EpochMean()
-            for step, batch in enumerate(batches.epoch(), start=epoch * len(batches)):
-                for group in stepper.param_groups:
-                    group["lr"] = learning_rate(step, epochs * len(batches), settings)
-                stepper.zero_grad(set_to_none=True)
-                loss, terms = loss_of(model, batch, Clock(step, epochs * len(batches)))
-                loss.backward()
-                stepper.step()
-                mean.add(loss, terms, len(batch.y))
-            loss, terms = mean.read()
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"loss is {loss.item()} in epoch {epoch + 1} of {epochs} under {objective!r}"
-                )
-            both.eval()
-            history.add(loss.item(), {name: value.item() for name, value in terms.items()})
-            for callback in callbacks:
-                callback(model, loss_of)
-            for name, held_out in validation.items():
-                history.score(name, score(model, held_out, device))
-            if select is not None and history.selected(*select) == epoch:
-                best = {name: value.clone() for name, value in model.state_dict().items()}
-            history.seconds = time.perf_counter() - start
-            if checkpoint is not None:
-                checkpoints.save(
-                    Path(checkpoint),
-                    {"run": run, "both": both.state_dict(), "optimizer": stepper.state_dict(), "best": best,
-                     "batches": batches.state(), "history": asdict(history), "random": torch.get_rng_state()},
-                )  # fmt: skip
-    if best is not None:
-        model.load_state_dict(best)
-    both.eval()
-    return GroupFit(model, loss_of, history, epochs if select is None else history.selected(*select) + 1)
+            both, (data.x, labels), settings, objective, seed=seed, flip=flip, select=select,
+            validation=sorted(validation),
+        )  # fmt: skip
+        if checkpoint is None:
+            checkpoint = training.automatic(run)
+        keep = Checkpoint(Path(checkpoint), run)
+    training.run(callbacks=callbacks, progress=progress, checkpoint=keep)
+    if training.best is not None:
+        model.load_state_dict(training.best)
+    epoch = epochs if select is None else state.history.selected(*select) + 1
+    return GroupFit(model, loss_of, state.history, epoch)
+
+
+class GroupTraining(Training[GroupHistory]):
+    """Training on batches that hold more of a sample than its label, with the choice of an epoch."""
+
+    batches: GroupBatches
+    name: str
+    validation: dict[str, GroupData]
+    select: Selection | None
+    best: dict[str, Tensor] | None = None
+
+    def loss(self, batch: GroupBatch, step: int) -> LossAndTerms:
+        """Return the loss of the run and its terms."""
+        return self.state.objective(self.state.model, batch, Clock(step, self.state.steps))
+
+    def size(self, batch: GroupBatch) -> int:
+        """Return how many images a batch holds."""
+        return len(batch.y)
+
+    def describe(self) -> str:
+        """Return what is minimised."""
+        return self.name
+
+    def score(self) -> None:
+        """Score the validation sets, and keep the weights of the best epoch."""
+        history, model = self.state.history, self.state.model
+        for name, held_out in self.validation.items():
+            history.score(name, score(model, held_out, self.device))
+        if self.select is not None and history.selected(*self.select) == self.state.epoch - 1:
+            self.best = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def held(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {**super().held(), "best": self.best}
+
+    def take(self, held: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds."""
+        super().take(held)
+        self.best = held["best"]
+
+    def automatic(self, run: dict[str, str]) -> Path:
+        """Return the file of the run in the folder that `FAULTLINES_CHECKPOINTS` names."""
+        loss_of, steps, whole = self.state.objective, self.state.steps, self.batches.data
+        first = whole.map(lambda t: t[: self.batches.batch_size]).floating()
+
+        def begin(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Terms]:
+            # a copy, for a loss may hold state; and the last step, whose loss holds every term
+            return copy.deepcopy(loss_of).train()(model, first, Clock(steps - 1, steps))
+
+        sets = tuple(value for part in self.validation.values() for value in (part.x, part.y, part.c))
+        step = checkpoints.first_step(self.state.model, begin, first.x, first.y)
+        return checkpoints.automatic(run, [self.state.model, loss_of], sets, step)

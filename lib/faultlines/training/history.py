@@ -1,4 +1,4 @@
-"""What a training run reports about itself."""
+"""What a training run reports about itself, and the bar over its epochs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from tqdm.std import tqdm
 
 
 @dataclass
@@ -34,6 +35,11 @@ class History:
     stopped_at: int | None = None
     seconds: float = 0.0
 
+    def latest(self) -> dict[str, float]:
+        """Return the numbers of the last epoch that a bar shows."""
+        shown = {"loss": self.loss[-1]}
+        return shown | ({"accuracy": self.validation_accuracy[-1]} if self.validation_accuracy else {})
+
     def add(self, loss: float, lr: float, terms: dict[str, float]) -> None:
         """Append one epoch."""
         self.loss.append(loss)
@@ -59,3 +65,34 @@ class EpochMean:
         """Return the mean loss and the mean of every term."""
         means = {name: torch.as_tensor(total) / self._count for name, total in self._sums.items()}
         return means.pop(""), means
+
+
+class EpochsBar:
+    """A bar that shows itself in a terminal only, unless it is asked to; executed notebooks stay clean.
+
+    Args:
+        total: Epochs in all.
+        done: Epochs behind us.
+        progress: None for a terminal only, True for everywhere, False for nowhere.
+    """
+
+    def __init__(self, total: int, *, done: int = 0, progress: bool | None = None) -> None:
+        kind = tqdm
+        if progress:
+            from tqdm.auto import tqdm as kind  # on import it warns where notebook widgets are not installed
+        # tqdm's own disable=None means: where standard error is no terminal
+        disable = None if progress is None else not progress
+        self._bar = kind(
+            total=total, initial=done, desc="training", unit="epoch", leave=False, disable=disable
+        )
+
+    def update(self, **numbers: float) -> None:
+        """Advance by one epoch and show its numbers."""
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in numbers.items()}, refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> EpochsBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()

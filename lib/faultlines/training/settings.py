@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from faultlines.training.seeding import own_draws
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant", "onecycle"]
@@ -78,37 +83,94 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
 
 
-def check_data(model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, name: str = "") -> None:
-    """Refuse data that the model cannot be trained on; one sample goes through the model for its class count.
+def prepared(
+    model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, name: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Return data as the model takes them, and refuse those that it cannot be trained on.
+
+    Inputs get the model's precision and labels int64. One sample goes through the model for its class count; the
+    model's training mode and buffers stay as they are.
 
     Args:
-        model: The classifier, on the device of `x`; its training mode and buffers stay as they are.
+        model: The classifier, on the device of `x`.
         x: Inputs.
         y: Labels.
         batch_size: Samples a step, which may not exceed the number of samples.
         name: What the data are, as a prefix of the message: `"validation "`, say.
 
     Raises:
+        TypeError: If the data are no tensors.
         ValueError: If lengths, dtypes, labels or the batch size do not fit.
     """
+    for part, values in (("x", x), ("y", y)):
+        if not isinstance(values, Tensor):
+            raise TypeError(
+                f"{name}{part} is of type {type(values).__name__}; torch.as_tensor({part}) makes it a tensor"
+            )
     if not x.is_floating_point():
         raise ValueError(f"{name}x has dtype {x.dtype}; it must be floating point, images in [0, 1]")
-    if y.ndim != 1 or y.dtype != torch.int64:
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"{name}y has shape {tuple(y.shape)} and dtype {y.dtype}; it must be [n] and int64")
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"{name}x has {len(x)} samples and {name}y {len(y)}; they must be equal and not 0")
     if batch_size is not None and batch_size > len(x):
         raise ValueError(f"batch_size={batch_size} exceeds the number of samples, {len(x)}")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with torch.no_grad():
+    x, y = x.to(precision(model)), y.to(torch.int64)
+    with evaluating(model), torch.no_grad():
         logits = model(x[:1])
-    for module, training in modes:
-        module.training = training
-    if logits.ndim != 2:
-        raise ValueError(f"the model returns shape {tuple(logits.shape)}; it must return [batch, classes]")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        kind = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model returns {kind}; it must return [batch, classes]")
     low, high, classes = int(y.min()), int(y.max()), logits.shape[1]
     if low < 0 or high >= classes:
         raise ValueError(
             f"{name}y holds labels from {low} to {high}; the model's classes are 0 to {classes - 1}"
         )
+    if batch_size is not None:
+        check_single(model, x[:1], len(x), batch_size)
+    return x, y
+
+
+def precision(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's weights, of the first that is floating point."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and every module of it back into its own mode after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_single(model: nn.Module, one: Tensor, n: int, batch_size: int) -> None:
+    """Refuse a last batch of one sample where batch normalisation would have no statistics of it.
+
+    Args:
+        model: The network.
+        one: Inputs, a single one.
+        n: Samples in all.
+        batch_size: Samples a batch.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if not normalises or 1 not in (batch_size, n % batch_size):
+        return
+    trial = copy.deepcopy(model).train()
+    try:
+        with own_draws(0, one.device), torch.no_grad():
+            trial(one)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"batch_size={batch_size} leaves a batch of one of {n} samples, of which batch normalisation has no "
+            "statistics; take another batch size, or leave a sample out"
+        ) from None

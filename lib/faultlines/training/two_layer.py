@@ -2,17 +2,27 @@ r"""Training the two-layer network of kernel theory: to the minimum, by the pape
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
 
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data
-from faultlines.estimators.ntk.finite import finite_relu_ntk
+from faultlines.estimators.ntk.two_layer import finite_relu_ntk
 from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import LinearisedTwoLayer, TwoLayerReLU
+from faultlines.training import checkpoint as checkpoints
+from faultlines.training.batches import Stream
+from faultlines.training.checkpoint import Checkpoint
+from faultlines.training.history import History
+from faultlines.training.loop import State, Terms, Training
+from faultlines.training.settings import Settings
+
+PAUSE = 60.0  # seconds between two checkpoints: an epoch may be shorter than writing a wide network
 
 
 @dataclass(frozen=True)
@@ -63,13 +73,13 @@ def descend(
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge!r} must be above 0; without it the minimum is not unique")
-    start = network.initial
+    start, signs = network.get_buffer("initial"), network.get_buffer("signs")
     step = 1 / (float(torch.linalg.eigvalsh(finite_relu_ntk(rows, weight=start))[-1]) + ridge)
     fixed = (rows @ start.T > 0).to(rows.dtype) if isinstance(network, LinearisedTwoLayer) else None
     weight, momentum, first, last, share = network.weight.detach(), 1.0, 0.0, float("inf"), float("nan")
-    point = weight.clone()
+    point, count = weight.clone(), 0
     for count in range(max_steps + 1):
-        loss, slope = _slope(weight, rows, targets, network.signs[0], start, ridge, fixed)
+        loss, slope = _slope(weight, rows, targets, signs[0], start, ridge, fixed)
         first = first or float(slope.norm())
         share = float(slope.norm()) / first
         if share <= tolerance or count == max_steps:
@@ -116,7 +126,9 @@ def fit_adam(
     batch_size: int = 128,
     decay: float = 1e-3,
     generator: torch.Generator,
-) -> None:
+    progress: bool | None = None,
+    checkpoint: str | Path | None = None,
+) -> History:
     r"""Train by the paper's recipe as far as it is known: Adam on the mean squared error plus an $L_2$ penalty.
 
     Args:
@@ -128,11 +140,24 @@ def fit_adam(
         batch_size: Rows a step.
         decay: Coefficient of $\lVert W \rVert^2$ in the loss (towards zero, not towards $W_0$).
         generator: Order of the rows.
+        progress: A bar over epochs; by default only in a terminal.
+        checkpoint: File to go on from where it exists, and to write to every minute and at the end; by default one in
+            the folder that `FAULTLINES_CHECKPOINTS` names, if it names one.
+
+    Returns:
+        Epoch means of the loss.
+
+    Raises:
+        ValueError: If a setting or the checkpoint does not fit.
+        FloatingPointError: If the loss is not finite.
     """
-    optimiser = torch.optim.Adam(network.parameters(), lr=lr)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(rows), generator=generator).split(batch_size):
-            _adam_step(optimiser, network, rows[batch], targets[batch], decay)
+    training = AdamTraining(
+        network, lambda index, step: (rows[index], targets[index]), len(rows), epochs=epochs, lr=lr,
+        batch_size=batch_size, decay=decay, generator=generator,
+    )  # fmt: skip
+    keep = training.checkpoint(checkpoint, (rows, targets), (rows[:batch_size], targets[:batch_size]))
+    training.run(progress=progress, checkpoint=keep)
+    return training.state.history
 
 
 def fit_adversarial(
@@ -149,7 +174,9 @@ def fit_adversarial(
     batch_size: int = 128,
     decay: float = 1e-3,
     generator: torch.Generator,
-) -> None:
+    progress: bool | None = None,
+    checkpoint: str | Path | None = None,
+) -> History:
     r"""Train a binary network on batches that PGD has perturbed first, through the whole transductive map.
 
     Args:
@@ -166,9 +193,16 @@ def fit_adversarial(
         batch_size: Images a step.
         decay: Coefficient of the $L_2$ penalty.
         generator: Order of the images and random starts.
+        progress: A bar over epochs; by default only in a terminal.
+        checkpoint: File to go on from where it exists, and to write to every minute and at the end; by default one in
+            the folder that `FAULTLINES_CHECKPOINTS` names, if it names one.
+
+    Returns:
+        Epoch means of the loss.
 
     Raises:
-        ValueError: If there are other classes than 0 and 1, or `ramp` is not in (0, 1].
+        ValueError: If there are other classes than 0 and 1, `ramp` is not in (0, 1], or the checkpoint does not fit.
+        FloatingPointError: If the loss is not finite.
     """
     if set(y.unique().tolist()) != {0, 1}:
         raise ValueError(f"y has the classes {y.unique().tolist()[:12]}; a binary task must have 0 and 1")
@@ -179,13 +213,94 @@ def fit_adversarial(
         f = network(representation(z, reference))
         return torch.stack([-f, f], dim=1)
 
-    optimiser = torch.optim.Adam(network.parameters(), lr=lr)
     targets = 2.0 * y.to(x.dtype) - 1
-    for epoch in range(epochs):
-        attack = PGD(eps=eps * min(1.0, (epoch + 1) / (ramp * epochs)), steps=steps)
-        for batch in torch.randperm(len(x), generator=generator).split(batch_size):
-            moved = perturb_training_data(attack, scores, x, y, batch, generator=generator)
-            _adam_step(optimiser, network, representation(moved[batch], moved), targets[batch], decay)
+    per_epoch = -(-len(x) // batch_size)
+
+    def attacked(index: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        attack = PGD(eps=eps * min(1.0, (step // per_epoch + 1) / (ramp * epochs)), steps=steps)
+        moved = perturb_training_data(attack, scores, x, y, index, generator=generator)
+        return representation(moved[index], moved), targets[index]
+
+    training = AdamTraining(
+        network,
+        attacked,
+        len(x),
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        decay=decay,
+        generator=generator,
+    )
+    first = (representation(x[:batch_size], x), targets[:batch_size])
+    keep = training.checkpoint(checkpoint, (x, targets), first, eps=eps, ramp=ramp, steps=steps)
+    training.run(progress=progress, checkpoint=keep)
+    return training.state.history
+
+
+class RowBatches(Stream):
+    """Batches of indices in an order from the caller's generator, which others may draw from between two."""
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
+        super().__init__(n, batch_size, generator, generator)
+
+    def draw(self, index: Int[Tensor, " batch"]) -> Tensor:
+        """Return the indices."""
+        return index
+
+
+class AdamTraining(Training[History]):
+    """Adam on the mean squared error plus an $L_2$ penalty; `rows_of` makes a batch of indices and a step."""
+
+    def __init__(
+        self,
+        network: TwoLayerReLU,
+        rows_of: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+        n: int,
+        *,
+        epochs: int,
+        lr: float,
+        batch_size: int,
+        decay: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.rows_of, self.decay, self.generator = rows_of, decay, generator
+        batches = RowBatches(n, batch_size, generator)
+        settings = Settings(
+            epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=0.0, warmup=0.0, schedule="constant",
+            grad_clip=None,
+        )  # fmt: skip
+        state = State(network, History(), "the mean squared error", 0, epochs * len(batches))
+        stepper = torch.optim.Adam(network.parameters(), lr=lr)
+        super().__init__(network, batches, settings, stepper, state, seed=0, device=network.weight.device)
+
+    def size(self, batch: Tensor) -> int:
+        """Return how many rows a batch holds."""
+        return len(batch)
+
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, Terms]:
+        """Return the mean squared error with its penalty."""
+        return self._objective(self.model, *self.rows_of(batch, step))
+
+    def _objective(self, network: nn.Module, rows: Tensor, targets: Tensor) -> tuple[Tensor, Terms]:
+        error = (network(rows) - targets).square().mean()
+        weight = network.get_parameter("weight")
+        return error + self.decay * weight.square().sum(), {"squared_error": error}
+
+    def checkpoint(
+        self,
+        path: str | Path | None,
+        data: tuple[Tensor, Tensor],
+        first: tuple[Tensor, Tensor],
+        **more: object,
+    ) -> Checkpoint | None:
+        """Return the file of the run: the one named, or one in the folder that the environment names, or none."""
+        if path is None and not checkpoints.wanted():
+            return None
+        run = checkpoints.identity(self.model, data, self.settings, "Adam", decay=self.decay, **more)
+        if path is None:
+            step = checkpoints.first_step(self.model, self._objective, *first)
+            path = checkpoints.automatic(run, [self.model], [self.generator.get_state()], step)
+        return Checkpoint(Path(path), run, pause=PAUSE)
 
 
 @dataclass(frozen=True)
@@ -207,23 +322,15 @@ class Laziness:
 
 def laziness(network: TwoLayerReLU, rows: Float[Tensor, "n d"]) -> Laziness:
     """Measure how far a trained network is from its start, on its training rows."""
+    initial = network.get_buffer("initial")
     with torch.no_grad():
-        before, after = ((rows @ w.T > 0).double() for w in (network.initial, network.weight))
+        before, after = ((rows @ w.T > 0).double() for w in (initial, network.weight))
         n = len(before)
         apart = before.mean(dim=0) * (1 - before.mean(dim=0)) * 2 * n / (n - 1)
-        kernels = [finite_relu_ntk(rows, weight=w) for w in (network.initial, network.weight.detach())]
+        kernels = [finite_relu_ntk(rows, weight=w) for w in (initial, network.weight.detach())]
         return Laziness(
-            movement=float((network.weight - network.initial).norm()),
+            movement=float((network.weight - initial).norm()),
             flips=float((before != after).double().mean()),
             spread=float(apart.mean()),
             kernel_change=float((kernels[1] - kernels[0]).norm() / kernels[0].norm()),
         )
-
-
-def _adam_step(
-    optimiser: torch.optim.Optimizer, network: TwoLayerReLU, rows: Tensor, targets: Tensor, decay: float
-) -> None:
-    loss = (network(rows) - targets).square().mean() + decay * network.weight.square().sum()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from faultlines.models.clip import convert_checkpoint, load_clip, load_published
+from faultlines.models.clip import load_clip, load_published
 from faultlines.models.clip.checkpoints import CLIP_PIXELS
-from faultlines.models.clip.convert import main
-from faultlines.models.weight_files import IMAGENET_PIXELS, read_state
+from faultlines.models.pixel_normalization import IMAGENET_PIXELS
+from faultlines.models.weight_files import convert_checkpoint, main, read_state
 
 DIM, HEADS, EMBED, CONTEXT, VOCABULARY = 16, 4, 6, 5, 11
 HEADS_GIVEN = {"image_heads": HEADS, "text_heads": HEADS}
@@ -167,7 +167,7 @@ def test_a_training_checkpoint_is_refused_converted_and_loaded(tmp_path, data, c
     torch.save(training_checkpoint(model), source)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(source, weights_only=True)
-    with pytest.raises(ValueError, match=r"faultlines\.models\.clip\.convert .*checkpoint_best\.pt"):
+    with pytest.raises(ValueError, match=r"faultlines\.models\.weight_files .*checkpoint_best\.pt"):
         load_clip(source)
     main([str(source), str(target)])
     told = capsys.readouterr().out

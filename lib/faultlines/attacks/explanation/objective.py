@@ -59,7 +59,7 @@ class ChangedExplanation:
             logits = victim(x)
         # logits that differ in their last digits have one probability: the class is theirs to tell
         self.probabilities, self.predicted = logits.softmax(dim=1), logits.argmax(dim=1)
-        relu = count_relu(victim.model, x[:1])
+        relu = count_relu(victim.model, x[:2])
         self.beta = beta if relu else None
         z = x.detach().requires_grad_()
         _, maps = observe(victim.model, explain, z, y)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from faultlines.data.spurious.grouped import GroupedImages
-from faultlines.data.spurious.render import check_dials, render_groups
-from faultlines.data.spurious.structure import CLASSES, LOCATIONS, Cell, benchmark_cells
+from faultlines.data.spurious.grouped import CLASSES, LOCATIONS, Cell, GroupedImages, benchmark_cells
+from faultlines.data.spurious.rendering import check_dials, render_groups
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,10 +116,11 @@ def expand(cells: tuple[Cell, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Return class, background and environment of every image of the cells, `[n]` each, in their order.
 
     Example:
-        >>> from faultlines.data.spurious.structure import Cell
+        >>> from faultlines.data.spurious.grouped import Cell
         >>> expand((Cell("corgi", "snow", 1, 2), Cell("labrador", "desert", 0, 1)))
         (tensor([1, 1, 3]), tensor([4, 4, 0]), tensor([1, 1, 0]))
     """
     counts = torch.tensor([cell.count for cell in cells])
     numbers = torch.tensor([(cell.y, cell.c, cell.environment) for cell in cells])
-    return tuple(numbers.repeat_interleave(counts, dim=0).unbind(dim=1))
+    y, c, environment = numbers.repeat_interleave(counts, dim=0).unbind(dim=1)
+    return y, c, environment

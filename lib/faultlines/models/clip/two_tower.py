@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.models.clip.image import ImageTower
-from faultlines.models.clip.text import TextTower
-from faultlines.models.mechanisms import plug
+from faultlines.models.clip.towers import ImageTower, TextTower
+from faultlines.models.transformer_blocks import AttentionChoice, plug
+
+Tower = Literal["image", "text"]
 
 MAX_LOG_SCALE = math.log(100)  # as in the paper: keeps training stable
 
@@ -27,7 +28,7 @@ class CLIP(nn.Module):
     Args:
         image: The image tower.
         text: The text tower, of the same `embed_dim`.
-        attention: `"softmax"` or `"differential"`.
+        attention: Any that `ViT` takes; of a factory for the text tower, one that takes a bias.
         attention_options: What the mechanism is made with; see `DifferentialAttention`.
         towers: Where `attention` goes; the other tower keeps softmax (DiffCLIP's dagger variant: image only).
 
@@ -47,9 +48,9 @@ class CLIP(nn.Module):
         image: ImageTower,
         text: TextTower,
         *,
-        attention: str = "softmax",
+        attention: AttentionChoice = "softmax",
         attention_options: Mapping[str, Any] | None = None,
-        towers: Sequence[Literal["image", "text"]] = ("image", "text"),
+        towers: Sequence[Tower] = ("image", "text"),
     ) -> None:
         super().__init__()
         widths = image.projection.out_features, text.projection.out_features
@@ -94,6 +95,8 @@ class CLIP(nn.Module):
 
 class ZeroShot(nn.Module):
     """A classifier by nearest prompt: logits are scaled cosines with the prompts' embeddings."""
+
+    prompts: Tensor
 
     def __init__(self, image: nn.Module, prompts: Float[Tensor, "classes embed_dim"], scale: float) -> None:
         super().__init__()

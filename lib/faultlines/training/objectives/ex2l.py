@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.gradcam import Method, logits_and_maps
-from faultlines.training.initial import seeded
+from faultlines.estimators.attribution.cam import Method, logits_and_maps
 from faultlines.training.objectives.erm import ERM
 from faultlines.training.objectives.group_objective import (
     Clock,
@@ -20,10 +19,10 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     GroupRun,
     LossAndTerms,
-)
+)  # fmt: skip
 from faultlines.training.objectives.map_similarity import EPS, Similarity, map_similarity
 from faultlines.training.objectives.objective import check_number
-from faultlines.training.objectives.penalty_schedule import penalty_weight
+from faultlines.training.seeding import seeded
 
 Stop = Literal["none", "confounder", "label"]
 Control = Literal["none", "shuffled", "constant", "frozen", "untrained", "centring", "losses"]
@@ -117,13 +116,13 @@ class EX2LLoss(GroupLoss):
         super().__init__()
         self.options, self.confounder = options, confounder
         self.fixed = options.control in ("frozen", "untrained")
-        if self.fixed:
+        if self.fixed and confounder is not None:
             confounder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EX2LLoss:
         """Set the mode; a classifier that is not trained stays in evaluation mode."""
         super().train(mode)
-        if self.fixed:
+        if self.fixed and self.confounder is not None:
             self.confounder.eval()
         return self
 
@@ -134,7 +133,7 @@ class EX2LLoss(GroupLoss):
         the similarity is 0 there, and no sign that the network looks elsewhere.
         """
         o = self.options
-        weight = penalty_weight(o.coefficient, clock.progress, warmup=o.warmup, ramp=o.ramp)
+        weight = clock.weight(o.coefficient, warmup=o.warmup, ramp=o.ramp)
         if o.control in ("losses", "centring"):
             weight = 0.0
         own_logits, own = self._look(model, batch, batch.y, weight > 0 and o.stop != "label")

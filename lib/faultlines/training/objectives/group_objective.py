@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from faultlines.estimators.attribution.cam import pools_linearly
 
 MakeModel = Callable[[int], nn.Module]
 """From a number of classes to a network with fresh weights, drawn from torch's global generator."""
@@ -16,7 +18,8 @@ MakeModel = Callable[[int], nn.Module]
 LossAndTerms = tuple[Float[Tensor, ""], dict[str, Tensor]]
 
 
-class GroupBatch(NamedTuple):
+@dataclass(frozen=True)
+class GroupBatch:
     """One batch.
 
     Attributes:
@@ -37,6 +40,24 @@ class GroupBatch(NamedTuple):
     domain: Int[Tensor, " batch"]
     index: Int[Tensor, " batch"]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> GroupBatch:
+        """Return the batch with every tensor changed."""
+        changed = {
+            field.name: change(getattr(self, field.name)) for field in fields(self) if field.name != "mask"
+        }
+        return GroupBatch(**changed, mask=None if self.mask is None else change(self.mask))
+
+    def floating(self) -> GroupBatch:
+        """Return the batch with images to compute with; see `as_floats`."""
+        return replace(self, x=as_floats(self.x))
+
+
+def as_floats(x: Tensor) -> Float[Tensor, "..."]:
+    """Return images to compute with, of a set that may be held in half precision or in bytes for its size."""
+    if x.dtype == torch.float16:
+        return x.float()
+    return x if x.is_floating_point() else x.float() / 255
+
 
 class Clock(NamedTuple):
     """Place of a step in its run.
@@ -53,6 +74,22 @@ class Clock(NamedTuple):
     def progress(self) -> float:
         """Share of the run that is done."""
         return self.step / self.steps
+
+    def weight(self, coefficient: float, *, warmup: float, ramp: float) -> float:
+        """Return 0 during the warm-up, then a linear rise to `coefficient`: maps of an untrained network are noise.
+
+        Args:
+            coefficient: Final weight.
+            warmup: Share of the run with weight 0.
+            ramp: Share of the run over which the weight then rises.
+
+        Example:
+            >>> [Clock(t, 10).weight(2.0, warmup=0.2, ramp=0.4) for t in (0, 2, 4, 9)]
+            [0.0, 0.0, 1.0, 2.0]
+        """
+        if self.progress < warmup:
+            return 0.0
+        return coefficient * (min((self.progress - warmup) / ramp, 1.0) if ramp else 1.0)
 
 
 @dataclass(frozen=True)
@@ -79,6 +116,22 @@ class GroupRun:
     fit: Callable[[GroupObjective, float], nn.Module]
 
 
+class GroupObjective:
+    """Base of the objectives on group data: a frozen dataclass of numbers and options.
+
+    An objective without state says what its `loss` is. One with state (weights of groups, a second network) overrides
+    `start`, which makes the loss of a run.
+    """
+
+    def start(self, run: GroupRun) -> GroupLoss:
+        """Return the loss of a run."""
+        return StatelessLoss(self)
+
+    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+        """Return the scalar to minimise and its terms by name, each a scalar."""
+        raise NotImplementedError
+
+
 class GroupLoss(nn.Module):
     """The loss of one run. Its parameters are trained along, its buffers are its state."""
 
@@ -87,15 +140,16 @@ class GroupLoss(nn.Module):
         raise NotImplementedError
 
 
-class GroupObjective:
-    """Base of the objectives on group data: a frozen dataclass of numbers and options.
+class StatelessLoss(GroupLoss):
+    """The loss of an objective that keeps nothing between two batches."""
 
-    Every run makes a loss of its own from it, which may hold state: group weights, a second network.
-    """
+    def __init__(self, objective: GroupObjective) -> None:
+        super().__init__()
+        self.objective = objective
 
-    def start(self, run: GroupRun) -> GroupLoss:
-        """Return the loss of a run."""
-        raise NotImplementedError
+    def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+        """Return the objective's loss and terms."""
+        return self.objective.loss(model, batch, clock)
 
 
 def pooled_features(
@@ -106,12 +160,11 @@ def pooled_features(
     Raises:
         ValueError: If the network is of another kind.
     """
-    from faultlines.estimators.gradcam import pools_linearly
-
     if not pools_linearly(model):
         raise ValueError(f"{type(model).__name__} has no features(x) and linear head to take features from")
-    pooled = model.features(x).mean(dim=(2, 3))
-    return pooled, model.head(pooled)
+    network = cast(Any, model)  # torch types every attribute of a module as a tensor or a module
+    pooled = network.features(x).mean(dim=(2, 3))
+    return pooled, network.head(pooled)
 
 
 def weighted_mean(values: Float[Tensor, " batch"], weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

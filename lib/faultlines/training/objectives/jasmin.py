@@ -82,7 +82,7 @@ def jasmin(
     if not maps:
         raise ValueError("JaSMin needs attention maps, and the model recorded none")
     values = [_one_layer(p, k, rows) for p in (maps[-1:] if layers == "last" else maps)]
-    return sum(values) / (1 if layers == "sum" else len(values))
+    return sum(values[1:], values[0]) / (1 if layers == "sum" else len(values))
 
 
 def _one_layer(p: Tensor, k: int, rows: Rows) -> Tensor:

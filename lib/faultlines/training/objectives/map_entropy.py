@@ -44,5 +44,5 @@ class MapEntropy(Objective):
             raise ValueError("MapEntropy needs attention maps, and the model recorded none")
         # clamped, for the derivative of p log p is infinite at 0
         entropies = [torch.special.entr(p.clamp(min=1e-12)).sum(dim=-1).mean() for p in tape.maps]
-        entropy = sum(entropies) / len(entropies)
+        entropy = sum(entropies[1:], entropies[0]) / len(entropies)
         return loss - self.coefficient * entropy, {"cross_entropy": loss, "entropy": entropy}

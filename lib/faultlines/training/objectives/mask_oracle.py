@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.gradcam import logits_and_maps
-from faultlines.estimators.map_normalization import normalize_map
+from faultlines.estimators.attribution.cam import logits_and_maps, normalize_map
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,
@@ -17,9 +16,8 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     GroupRun,
     LossAndTerms,
-)
+)  # fmt: skip
 from faultlines.training.objectives.objective import check_number
-from faultlines.training.objectives.penalty_schedule import penalty_weight
 
 
 @dataclass(frozen=True)
@@ -57,23 +55,16 @@ class MaskOracle(GroupObjective):
         """
         if run.data.mask is None:
             raise ValueError("MaskOracle needs data with foreground masks; these have mask=None")
-        return MaskOracleLoss(self)
+        return super().start(run)
 
-
-class MaskOracleLoss(GroupLoss):
-    """The loss of one run."""
-
-    def __init__(self, options: MaskOracle) -> None:
-        super().__init__()
-        self.options = options
-
-    def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Return the sum and its terms."""
-        o = self.options
-        logits, maps = logits_and_maps(model, batch.x, batch.y, center=o.center, create_graph=True)
+        if batch.mask is None:
+            raise ValueError("MaskOracle needs batches with foreground masks; this one has mask=None")
+        logits, maps = logits_and_maps(model, batch.x, batch.y, center=self.center, create_graph=True)
         loss = F.cross_entropy(logits, batch.y)
         outside = outside_share(maps, batch.mask).mean()
-        weight = penalty_weight(o.coefficient, clock.progress, warmup=o.warmup, ramp=o.ramp)
+        weight = clock.weight(self.coefficient, warmup=self.warmup, ramp=self.ramp)
         return loss + weight * outside, {"cross_entropy": loss, "outside": outside}
 
 
@@ -87,5 +78,5 @@ def outside_share(
         >>> outside_share(torch.ones(1, 2, 2), torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])).item()
         0.5
     """
-    inside = F.adaptive_avg_pool2d(mask[:, None].to(maps), maps.shape[-2:])[:, 0]
+    inside = F.adaptive_avg_pool2d(mask[:, None].to(maps), (maps.shape[-2], maps.shape[-1]))[:, 0]
     return (normalize_map(maps, "l1") * (1 - inside)).sum(dim=(1, 2))
