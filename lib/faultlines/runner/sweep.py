@@ -21,7 +21,7 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
-from faultlines.notebook.store import write_atomic, write_notebook
+from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.task import Task
 
 TEMPLATE = Path(__file__).with_name("gathered.md")
@@ -180,7 +180,8 @@ def gather(project: Project, sweep: Sweep) -> Path:
 
     Args:
         project: The checkout.
-        sweep: The sweep; combinations without a result are counted as missing in the notebook.
+        sweep: The sweep; combinations without a result, or with a foreign one, are counted as missing in the
+            notebook.
     """
     import papermill
 
@@ -190,6 +191,7 @@ def gather(project: Project, sweep: Sweep) -> Path:
         {
             "values": {name: task.overrides[name] for name in sweep.axes},
             "notebook": str(task.working(project)),
+            "ledger": _ledger(project, task),
         }
         for task in sweep.tasks
     ]
@@ -207,3 +209,11 @@ def gather(project: Project, sweep: Sweep) -> Path:
     finally:
         source.unlink(missing_ok=True)
     return target
+
+
+def _ledger(project: Project, task: Task) -> list[dict[str, Any]] | None:
+    try:
+        result = read_result(task.working(project), task.run, task.overrides)
+    except UnreadableError:
+        return None
+    return result.ledger if isinstance(result, Result) and not result.foreign else None

@@ -35,11 +35,21 @@ kernelspec: {name: python3, display_name: Python 3, language: python}
 # Toy
 
 ```{code-cell}
+from faultlines import notebook
+
+notebook.begin()
+```
+
+```{code-cell}
 :tags: [parameters]
 
 rate: float = 0.1  # rate [0..100]
 seed: int = 0  # seed [0..1000]
 wait: float = 0.0  # seconds [0..600]
+```
+
+```{code-cell}
+notebook.check_parameters()
 ```
 """
 
@@ -58,6 +68,10 @@ ledger = Ledger()
 ledger.state("C1", "the rate counts", paper="", test="mean above 0")
 ledger.settle("C1", mean_interval([rate, rate + 0.01 * seed, rate + 0.02]))
 ledger.table()
+```
+
+```{code-cell}
+notebook.record("toy", ledger)
 ```
 """
 )
@@ -87,6 +101,10 @@ x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
 torch.manual_seed(0)
 history = fit(nn.Linear(4, 2), x, (x[:, 0] > 0.5).long(), epochs=40, batch_size=20, objective=Slow())
 print(len(history.loss), "epochs")
+```
+
+```{code-cell}
+notebook.record("toy")
 ```
 """
 )
@@ -206,6 +224,30 @@ def test_code_that_changed_in_the_queue_is_refused_at_the_start(cluster: object,
     assert not result.ok and result.detail["error"] == "CodeChanged"
     assert "chapter toy changed since the job was submitted" in result.detail["message"]
     assert not task.working(checkout).exists()
+
+
+def test_whatever_sbatch_knows_can_be_asked_for(cluster: object, checkout: Project) -> None:
+    words = ["--mem", "100M", "--account", "physics", "--constraint", "loopback", "--time", "7"]
+    process = submit(
+        *words, "--sbatch", "comment=from the book", "--sbatch", "--exclusive", "-p", "wait=600", "--detach"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    job = JobStatus.read(JobStatus.path(checkout, toy(checkout, wait="600"))).id
+    try:
+        shown = cluster.ask("scontrol", "show", "job", job)
+        for said in (
+            "mem=100M",
+            "Account=physics",
+            "Features=loopback",
+            "TimeLimit=00:07:00",
+            "Comment=from the book",
+        ):
+            assert said in shown or said.replace("mem=", "MinMemoryNode=") in shown, (said, shown)
+        assert "OverSubscribe=NO" in shown  # of --exclusive
+    finally:
+        subprocess.run(["scancel", job], check=True)
+        until(lambda: not slurm_queue())
 
 
 def test_a_cluster_that_refuses_is_one_line(cluster: object, checkout: Project) -> None:
