@@ -7,8 +7,8 @@ from .catalogue import KNOWN as KNOWN
 from .catalogue import Availability as Availability
 from .catalogue import KnownSet as KnownSet
 from .catalogue import available as available
-from .catalogue import class_count as class_count
 from .catalogue import image_shape as image_shape
+from .catalogue import n_classes as n_classes
 from .classification_subset import Task as Task
 from .classification_subset import make_task as make_task
 from .dataset import Dataset as Dataset
@@ -16,6 +16,7 @@ from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
 from .distributions import hard_distributions as hard_distributions
 from .distributions import random_distributions as random_distributions
+from .image_files import shared_images as shared_images
 from .loading import load as load
 from .shortcut_patch import class_cue as class_cue
 from .shortcut_patch import other_class as other_class
