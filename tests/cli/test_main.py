@@ -29,7 +29,10 @@ USAGE = {
     "out of range": (["toy", "-p", "seeds=65"], "seeds=65 is outside 2..64"),
     "out of range in a list": (["toy", "-p", "rates=[0.1, 3]"], "rates=3.0 is outside 0..1"),
     "not finite": (["toy", "-p", "rates=[nan]"], "is not a finite number"),
-    "a number for a list": (["toy", "-p", "rates=0.3"], "rates='0.3' cannot be read as list[float] (a list is written"),
+    "a number for a list": (
+        ["toy", "-p", "rates=0.3"],
+        "rates='0.3' cannot be read as list[float] (a list is written",
+    ),
     "a parameter that no chapter has": (["-p", "sedes=3"], "no chapter has a parameter 'sedes'"),
     "no choice of the list": (["toy", "-p", "mode=fast"], "mode='fast' is not one of ok, slow"),
     "an unknown chapter": (["tot"], "unknown chapter 'tot': it is one of toy"),
@@ -137,7 +140,10 @@ def test_status_tells_what_changed(checkout: Project, put: Callable[..., Path]) 
     rows = {line.split()[1]: line for line in out.splitlines()[1:]}
     assert status == 0
     assert "fresh" in rows["default"] and "1 min 35 s" in rows["default"]
-    assert "stale" in rows["desk"] and "faultlines.gone.f (gone), faultlines.notebook.begin (gone)" in rows["desk"]
+    assert (
+        "stale" in rows["desk"]
+        and "faultlines.gone.f (gone), faultlines.notebook.begin (gone)" in rows["desk"]
+    )
     assert "missing" in rows["smoke"]
     assert "paper" not in rows
 
