@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from faultlines.attacks.explanation.attack import ExplanationNoise, ExplanationPGD, ExplanationResult
 from faultlines.attacks.explanation.criteria import Criterion
 from faultlines.attacks.explanation.objective import Explain
-from faultlines.estimators.similarity.correlation import cosine, spearman
+from faultlines.estimators.similarity.correlation import cosine, spearman, topk_intersection
 from faultlines.estimators.similarity.kendall import kendall_tau
-from faultlines.estimators.similarity.top import topk_intersection
 
 Likeness = dict[str, Float[Tensor, " image"]]
 

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data, random_sign
 from faultlines.data.shortcut_patch import class_cue, other_class
-from faultlines.estimators.attribution.attribute import attribute
+from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.influence.kernel import loo_influence
-from faultlines.estimators.lipschitz.layers import layer_lipschitz
+from faultlines.estimators.lipschitz.local import layer_lipschitz
 from faultlines.estimators.malleability import most_influential
-from faultlines.estimators.ntk.generic import empirical_ntk
-from faultlines.estimators.ntk.ridge import match_ridge
-from faultlines.estimators.ntk.targets import centred_one_hot
+from faultlines.estimators.ntk.empirical import empirical_ntk
+from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
 from faultlines.studies.explanation_outcomes import explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]

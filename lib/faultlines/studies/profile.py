@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from faultlines.attacks.results import AttackResult
+from faultlines.estimators.attention_statistics import map_statistics
 from faultlines.estimators.lipschitz.attention import attention_bound
-from faultlines.estimators.lipschitz.jacobian import jacobian_norm
-from faultlines.estimators.lipschitz.network import logit_jacobian_norm, margin_radius
-from faultlines.estimators.maps import map_statistics
+from faultlines.estimators.lipschitz.jacobian import jacobian_norm, logit_jacobian_norm
+from faultlines.estimators.margins import margin_radius
 from faultlines.models.attention import Attention
 from faultlines.models.recorder import LayerRecord, record
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.gradcam import Method, logits_and_maps
+from faultlines.estimators.attribution.cam import Method, logits_and_maps
 from faultlines.training.objectives.erm import ERM
 from faultlines.training.objectives.group_objective import (
     Clock,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.estimators.map_normalization import normalize_map
+from faultlines.estimators.attribution.cam import normalize_map
 
 Similarity = Literal["cosine", "centred_cosine", "mae", "ssim"]
 Maps = Float[Tensor, "batch height width"]

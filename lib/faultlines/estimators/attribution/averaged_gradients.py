@@ -1,16 +1,115 @@
-"""Integrated Gradients: the gradient integrated along the line from a baseline (Sundararajan et al. 2017)."""
+"""SmoothGrad and Integrated Gradients: gradients averaged over points near an image, or on the way to it."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.estimators.attribution.averaged import CHUNK, averaged_gradient
-from faultlines.estimators.attribution.checks import check_count, check_images, check_target
-from faultlines.estimators.attribution.gradient import Images, Model, Target
-from faultlines.estimators.attribution.mode import derivatives
+from faultlines.estimators.attribution.gradients import (
+    Images,
+    Model,
+    Target,
+    check_count,
+    check_images,
+    check_target,
+    logit_gradient,
+)
+from faultlines.estimators.forward import derivatives
+
+Points = Float[Tensor, "point batch channel height width"]
+
+
+CHUNK = 256  # images a forward pass; more of them leave the cache of a CPU
+
+
+def averaged_gradient(
+    model: Model,
+    x: Images,
+    target: Tensor,
+    points: Callable[[int, int], Points],
+    weights: Float[Tensor, " point"],
+    *,
+    create_graph: bool,
+    chunk: int,
+) -> Images:
+    r"""Return $\sum_k w_k\, \nabla z_t(p_k)$, several points a pass.
+
+    Args:
+        model: Maps images to logits.
+        x: Images, for their shape.
+        target: The class of each image, checked.
+        points: Returns the points `start` to `stop`, asked for in ascending order and once each.
+        weights: $w_k$.
+        create_graph: Whether the result can be differentiated, also through the points.
+        chunk: At most so many images in one forward pass, or one batch where that is more.
+
+    Raises:
+        ValueError: If `chunk` is no positive integer.
+    """
+    check_count(chunk, "chunk")
+    total, size = 0, max(1, chunk // len(x))
+    for start in range(0, len(weights), size):
+        w = weights[start : start + size]
+        here = points(start, start + len(w))
+        found = logit_gradient(model, here.flatten(0, 1), target.repeat(len(w)), create_graph=create_graph)
+        total = total + torch.tensordot(w, found.unflatten(0, (len(w), len(x))), dims=1)
+    return total
+
+
+def smoothgrad(
+    model: Model,
+    x: Images,
+    target: Target,
+    *,
+    samples: int = 32,
+    sigma: float = 0.15,
+    generator: torch.Generator | None = None,
+    chunk: int = CHUNK,
+    create_graph: bool = False,
+) -> Images:
+    r"""Return $\frac1n \sum_{k=1}^n \nabla z_t(x + \sigma \varepsilon_k)$ with standard normal $\varepsilon_k$, signed.
+
+    The average is taken before any modulus. Noisy copies are not clipped to [0, 1].
+
+    Args:
+        model: Maps images to logits.
+        x: Images.
+        target: The class of each image, or one for all.
+        samples: Noisy copies of an image, $n$.
+        sigma: Standard deviation of the noise, in pixels (0 to 1).
+        generator: Source of the noise. One seeded with 0 for this call by default, so that two calls, on a
+            clean and an attacked batch say, see the same noise.
+        chunk: At most so many images in one forward pass, or one batch where that is more. The noise is drawn a
+            pass at a time, so another `chunk` is another draw.
+        create_graph: As in `gradient`.
+
+    Returns:
+        One averaged gradient an image.
+
+    Raises:
+        ValueError: If an argument is not as stated.
+    """
+    with derivatives(create_graph, x, target) as (x, target):
+        check_images(x)
+        target = check_target(target, x)
+        check_count(samples, "samples")
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma={sigma!r} must be a finite number, at least 0 (pixels run from 0 to 1)")
+        if generator is None:
+            generator = torch.Generator(x.device).manual_seed(0)
+
+        def points(start: int, stop: int) -> Tensor:
+            noise = torch.randn((stop - start, *x.shape), generator=generator, device=x.device, dtype=x.dtype)
+            return x + sigma * noise
+
+        weights = x.new_full((samples,), 1 / samples)
+        return averaged_gradient(model, x, target, points, weights, create_graph=create_graph, chunk=chunk)
+
 
 RULES = ("riemann_middle", "riemann_right", "gausslegendre")
 

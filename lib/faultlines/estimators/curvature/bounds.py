@@ -20,12 +20,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from faultlines.estimators.curvature.checks import check_inputs, check_mode, check_targets
-from faultlines.estimators.curvature.inputs import input_hessian
-from faultlines.estimators.curvature.lanczos import lanczos
-from faultlines.estimators.curvature.product import HessianProduct
-from faultlines.estimators.curvature.recording import check_recording
-from faultlines.estimators.krylov import length as lengths
+from faultlines.estimators.curvature.hessian_vector import HessianProduct
+from faultlines.estimators.curvature.inputs import check_inputs, check_targets, input_hessian
+from faultlines.estimators.curvature.krylov import lanczos, lengths
+from faultlines.estimators.forward import check_steady, in_any_mode, original, outputs
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class CurvatureLink:
     factor: Float[Tensor, " batch"]
 
 
+@in_any_mode
 def curvature_link(
     model: nn.Module,
     x: Float[Tensor, "batch ..."],
@@ -81,7 +80,6 @@ def curvature_link(
         ValueError: If `first` is no linear layer, did not run once, or ran on more than one row a sample; its weight
             is frozen and `network` asked for, for the Hessian over the other parameters bounds nothing; a target is
             no logit, there is no sample, or batch normalisation or dropout is in training mode.
-        RuntimeError: If called under `torch.inference_mode()`.
     """
     if not isinstance(first, nn.Linear):
         raise ValueError(
@@ -93,9 +91,9 @@ def curvature_link(
             "require a gradient: without this one it bounds nothing; call first.requires_grad_(), or ask for "
             "network=False"
         )
-    check_recording()
     check_inputs(x, y)
-    check_mode(model)
+    check_steady(model)
+    model = original(model)
     h, f = _from_layer_input(model, first, x, y)
     shifts = h.new_zeros(len(h), first.out_features)
     options = {"steps": steps, "tol": tol, "end": "magnitude"}
@@ -125,7 +123,7 @@ def _from_layer_input(model: nn.Module, first: nn.Linear, x: Tensor, y: Tensor) 
     handle = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     try:
         with torch.no_grad():
-            check_targets(model(x), x, y)
+            check_targets(outputs(model, x), x, y)
     finally:
         handle.remove()
     if len(seen) != 1:
@@ -141,7 +139,7 @@ def _from_layer_input(model: nn.Module, first: nn.Linear, x: Tensor, y: Tensor) 
         if shift is not None:
             handles.append(first.register_forward_hook(lambda _, __, z: z + shift))
         try:
-            return model(x)
+            return outputs(model, x)
         finally:
             for handle in handles:
                 handle.remove()

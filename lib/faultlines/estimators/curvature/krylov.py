@@ -1,4 +1,4 @@
-r"""Extreme eigenvalues of a batch of symmetric matrices from products with them, by the Lanczos process.
+"""Extreme eigenvalues of a batch of symmetric matrices from products with them, by the Lanczos process.
 
 A Hessian is indefinite. Power iteration on one goes to the eigenvalue of largest *magnitude*, which may be
 negative, and stays undecided where two of opposite sign are about as large; Lanczos finds both ends at the same
@@ -15,11 +15,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.estimators.krylov import length as lengths
-from faultlines.estimators.krylov import normalise, orthogonalise
+
+def orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
+    """Remove the part in the span of `basis`; twice is enough (Giraud et al. 2005)."""
+    for _ in range(2):
+        w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", basis, w), basis)
+    return w
+
+
+def lengths(w: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
+    """Return Euclidean lengths whose squares neither over- nor underflow."""
+    largest = w.abs().amax(dim=1) if w.shape[1] else w.new_zeros(len(w))
+    largest = torch.where(largest > 0, largest, 1)
+    return largest * (w / largest[:, None]).norm(dim=1)
+
+
+def normalise(w: Float[Tensor, "batch n"], scale: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+    """Return unit vectors and lengths; rounding next to `scale` becomes zero, so that the span ends there."""
+    size = lengths(w)
+    size = torch.where(size > 16 * torch.finfo(w.dtype).eps * scale, size, 0)
+    unit = w / torch.where(size > 0, size, 1)[:, None]
+    return unit * (size > 0)[:, None], size
+
 
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
+
+
 WINDOW = 3  # steps over which the growth of a value is looked at
+
 
 End = Literal["top", "magnitude"]
 

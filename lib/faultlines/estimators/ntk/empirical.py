@@ -1,4 +1,4 @@
-r"""The empirical NTK of any module, by `torch.func`."""
+"""The empirical NTK of any module, by `torch.func`."""
 
 from __future__ import annotations
 

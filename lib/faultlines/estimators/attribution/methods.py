@@ -10,12 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.estimators.attribution.attention_maps import gradient_rollout, raw_attention, rollout
-from faultlines.estimators.attribution.grad_cam import grad_cam
-from faultlines.estimators.attribution.gradient import Images, Model, Target, gradient, input_x_gradient
-from faultlines.estimators.attribution.guided import guided_backprop
-from faultlines.estimators.attribution.integrated import integrated_gradients
-from faultlines.estimators.attribution.mode import derivatives
-from faultlines.estimators.attribution.smoothgrad import smoothgrad
+from faultlines.estimators.attribution.averaged_gradients import integrated_gradients, smoothgrad
+from faultlines.estimators.attribution.cam import grad_cam
+from faultlines.estimators.attribution.gradients import (
+    Images,
+    Model,
+    Target,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+)
+from faultlines.estimators.forward import check_steady, derivatives
 
 
 def pixel_map(signed: Images) -> Float[Tensor, "batch height width"]:
@@ -38,6 +43,8 @@ PIXEL_METHODS: dict[str, Callable[..., Tensor]] = {
     "integrated_gradients": integrated_gradients,
     "guided_backprop": guided_backprop,
 }
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     **PIXEL_METHODS,
     "grad_cam": grad_cam,
@@ -74,7 +81,8 @@ def attribute(
         One map an image; a pixel map has no negative entry. A logit that does not depend on the image gives a zero map.
 
     Raises:
-        ValueError: If the method or an option is unknown, or the method refuses an argument.
+        ValueError: If the method or an option is unknown, the model is in training mode with layers for which that
+            matters, or the method refuses an argument.
 
     Example:
         >>> import torch
@@ -89,6 +97,7 @@ def attribute(
     if unknown := sorted(set(options) - set(known)):
         taken = sorted(set(known) - {"model", "x", "target", "create_graph"})
         raise ValueError(f"method={method!r} has no option {', '.join(unknown)}; it takes {taken}")
+    check_steady(model)
     with derivatives(create_graph):
         found = run(model, x, target, create_graph=create_graph, **options)
         return pixel_map(found) if method in PIXEL_METHODS else found
