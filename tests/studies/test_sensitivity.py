@@ -18,7 +18,7 @@ from faultlines.estimators.ntk import centred_one_hot, match_ridge
 from faultlines.models import ViT
 from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.studies import ProbeBudget, ProbeStudy, cue_moved
-from faultlines.studies.probes import PROBES, influences_flipped
+from faultlines.studies.sensitivity import PROBES, influences_flipped
 from faultlines.training import seeded
 
 BUDGET = ProbeBudget(eps=0.1, steps=3)

@@ -11,7 +11,7 @@ from faultlines.data.spurious import spurious_benchmark
 from faultlines.estimators import grad_cam
 from faultlines.models import SmallCNN
 from faultlines.studies import run_methods, with_ood_validation
-from faultlines.studies.group_study import features_of, outcome
+from faultlines.studies.spurious_groups import features_of, outcome
 from faultlines.training import ERM, EX2L, fit_groups
 
 CPU = torch.device("cpu")

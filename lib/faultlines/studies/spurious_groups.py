@@ -15,8 +15,7 @@ from faultlines.data.spurious.grouped import GroupedImages
 from faultlines.estimators.attribution.cam import grad_cam
 from faultlines.estimators.foreground import foreground_energy, map_coverage
 from faultlines.estimators.linear_probing import linear_probe
-from faultlines.training.group_history import GroupHistory, score
-from faultlines.training.groups import GroupFit, fit_groups
+from faultlines.training.groups import GroupFit, GroupHistory, fit_groups, score
 from faultlines.training.objectives.group_objective import (
     GroupObjective,
     MakeModel,

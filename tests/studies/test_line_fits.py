@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from faultlines.studies import fit_lines
-from faultlines.studies.one_dimension import (
+from faultlines.studies.line_fits import (
     descend_lines,
     evaluate,
     initial_weights,
