@@ -16,8 +16,8 @@ def costs_page(judge: Freshness) -> str:
     blocks = []
     for chapter in judge.chapters.values():
         rows = []
-        for run in judge.runs.runs:
-            if judge.runs.covers(run, chapter) and run != "smoke":
+        for run in judge.runs.shown:
+            if judge.runs.covers(run, chapter):
                 state = judge.state(Task(chapter, run))
                 if state.result is not None:
                     rows.append(_row(run, state))

@@ -35,6 +35,7 @@ class ClaimRow(BaseModel):
     cost_s: float
     figure: str
     note: str
+    effects: list[float | None] = []
 
 
 class Published(BaseModel):
@@ -66,7 +67,7 @@ def read_index(project: Project) -> Index:
     """Gather the index from the published notebooks themselves; one that cannot be believed is left out."""
     results = []
     for chapter in Chapter.all(project):
-        for run in Runs.load(project).runs:
+        for run in Runs.load(project).shown:
             path = project.published(run, chapter)
             try:
                 result = read_result(path, run, command=f"faultlines run {chapter} --run {run}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import jupytext
+from nbformat import NotebookNode
 
 from faultlines.book.index import write_index
 from faultlines.book.scoreboard import read_board
@@ -12,7 +13,8 @@ from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.store import write_atomic, write_notebook
+from faultlines.notebook.store import Result, write_atomic, write_notebook
+from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
@@ -41,15 +43,38 @@ def publish(project: Project, task: Task) -> bool:
         raise UsageError(
             f"{state.result.path} has {size / 2**20:.1f} MiB; a published notebook stays under 2 MiB"
         )
-    notebook = state.result.notebook()
-    # the pairing that jupytext looks for when the notebook is opened
-    source = jupytext.read(task.chapter.path)
-    notebook.metadata["jupytext"] = {"formats": "ipynb,md:myst", **source.metadata.get("jupytext", {})}
+    notebook = paired(task, state.result)
     target = project.published(task.run, task.chapter.name)
     before = target.read_bytes() if target.exists() else b""
     write_notebook(notebook, target)
     indexed, shown = write_index(project), write_readme(project)
     return indexed or shown or target.read_bytes() != before
+
+
+def paired(task: Task, result: Result) -> NotebookNode:
+    """Return a result's notebook with the present text of its chapter, in the form in which Jupytext pairs the two.
+
+    Raises:
+        UsageError: If the chapter's code has changed since, or its text quotes what the run did not.
+    """
+    notebook = with_text_of(jupytext.read(task.chapter.path), result.notebook())
+    notebook.metadata["jupytext"] = {"default_lexer": "ipython3"}  # as `jupytext --sync` leaves it
+    return notebook
+
+
+def sync(project: Project, task: Task) -> bool:
+    """Bring the present text of a chapter into a published notebook, without executing it; return whether it changed.
+
+    Raises:
+        UsageError: If nothing that can be read is published, or it has to be executed.
+    """
+    target = project.published(task.run, task.chapter.name)
+    state = Freshness(project, Runs.load(project)).judge(task, target)
+    if state.result is None or state.name == "foreign":
+        raise UsageError(f"{target.name} of run {task.run} is {state.name}: {'; '.join(state.changes)}")
+    before = target.read_bytes()
+    write_notebook(paired(task, state.result), target)
+    return target.read_bytes() != before
 
 
 def write_readme(project: Project) -> bool:
