@@ -16,7 +16,7 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     GroupRun,
     LossAndTerms,
-)  # fmt: skip
+)
 from faultlines.training.objectives.objective import check_number
 
 
