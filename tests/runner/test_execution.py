@@ -23,7 +23,7 @@ from faultlines.notebook.freshness import Freshness, State
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
-from faultlines.runner.pool import threads_each
+from faultlines.runner.local_pool import threads_each
 
 HEAD = """\
 ---
@@ -273,7 +273,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
         (),
     ),
     "an unused module": ("lib/faultlines/reporting/figures.py", lambda text: text + "\nX = 1\n", ()),
-    "the runner": ("lib/faultlines/runner/pool.py", lambda text: text + "\nX = 1\n", ()),
+    "the runner": ("lib/faultlines/runner/local_pool.py", lambda text: text + "\nX = 1\n", ()),
     "the chapter's code": (
         "chapters/good.md", lambda text: text.replace("time.sleep(0.05)", "time.sleep(0.06)"), ("chapter good",),
     ),

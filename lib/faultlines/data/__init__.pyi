@@ -5,7 +5,6 @@ from .captions import captioned_images as captioned_images
 from .captions import prompts as prompts
 from .catalogue import KNOWN as KNOWN
 from .catalogue import Availability as Availability
-from .catalogue import KnownSet as KnownSet
 from .catalogue import available as available
 from .catalogue import image_shape as image_shape
 from .catalogue import n_classes as n_classes
@@ -14,7 +13,6 @@ from .classification_subset import make_task as make_task
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
-from .distributions import hard_distributions as hard_distributions
 from .distributions import random_distributions as random_distributions
 from .image_files import shared_images as shared_images
 from .loading import load as load
@@ -28,9 +26,6 @@ from .spurious.grouped import CLASSES as CLASSES
 from .spurious.grouped import LOCATIONS as LOCATIONS
 from .spurious.grouped import Cell as Cell
 from .spurious.grouped import GroupedImages as GroupedImages
-from .spurious.grouped import Structure as Structure
 from .spurious.grouped import benchmark_cells as benchmark_cells
-from .spurious.grouped import m2m_cells as m2m_cells
-from .spurious.grouped import o2o_cells as o2o_cells
 from .spurious.rendering import render_groups as render_groups
 from .waterbirds import load_waterbirds as load_waterbirds

@@ -1,4 +1,4 @@
-"""What this machine has: the first thing to look at when something does not run."""
+"""`faultlines doctor` and `faultlines data`: what this machine has, where something does not run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,63 @@ import platform
 import shutil
 import sys
 from importlib import metadata
+from typing import Annotated
 
+import typer
+from rich.table import Table
+
+from faultlines.cli.app import command, out, say, show
+from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import processor
+
+
+@command
+def doctor() -> int:
+    """Tell what this machine has, and what is not in order."""
+    rows = examine(Project.find())
+    table = Table("what", "found", "", box=None)
+    for what, finding, well in rows:
+        table.add_row(what, finding, "[green]ok[/green]" if well else "[red]not in order[/red]")
+    show(table)
+    return 0 if all(well for _, _, well in rows) else 1
+
+
+@command
+def data(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One data set; all where none is named.")
+    ] = None,
+) -> int:
+    """Tell which data sets are here, and how to get those that are not."""
+    from faultlines.data.catalogue import data_root
+
+    told = told_data_sets()
+    if name is not None and name not in told:
+        raise UsageError(f"unknown data set {name!r}: it is one of {', '.join(told)}")
+    say(out, f"data root (FAULTLINES_DATA): {data_root()}")
+    for line, how in [told[name]] if name else told.values():
+        say(out, line)
+        if how:
+            say(out, f"  {how}")
+    return 1 if name is not None and told[name][1] else 0
+
+
+def told_data_sets() -> dict[str, tuple[str, str]]:
+    """Return, for each data set, what is said of it, and how to get it where it is not here."""
+    from faultlines.data import available
+    from faultlines.data.catalogue import folder_sets
+
+    told = {}
+    for entry in available():
+        shape = "x".join(map(str, entry.image_shape))
+        found = f"{entry.source}, {entry.path or 'comes with scikit-learn'}" if entry.source else "not here"
+        size = f"{entry.n_train} + {entry.n_test} images {shape}"
+        told[entry.name] = f"{entry.name}: {size}: {found}", "" if entry.source else entry.how
+    for entry in folder_sets():
+        found = f"folder, {entry.path}" if entry.path else "not here"
+        told[entry.name] = f"{entry.name}: pictures for {entry.loader}: {found}", entry.how
+    return told
 
 
 def examine(project: Project) -> list[tuple[str, str, bool]]:

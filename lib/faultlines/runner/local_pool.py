@@ -16,26 +16,26 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from faultlines.notebook.project import Project
 from faultlines.notebook.task import Task
-from faultlines.runner.environment import THREADS
-from faultlines.runner.outcome import Outcome, progress_bars
-from faultlines.runner.submission import Job
+from faultlines.runner.job import THREADS, JobSpec
+from faultlines.runner.job_status import Ending, JobResult, drop_partial, progress_bars
 
 
 @dataclass
 class Running:
-    """A job that runs: its task, process, GPU, progress bar, what it complains of, and its last event."""
+    """A job that runs: its task, process, standard input, GPU, progress bar, complaints, and last event."""
 
     task: Task
-    process: subprocess.Popen
+    process: subprocess.Popen[str]
+    orders: IO[str]
     gpu: str | None
-    bar: Any
+    bar: TaskID
     complaints: IO[bytes]
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
 
 
-class Pool:
+class LocalPool:
     """Runs jobs in processes.
 
     Args:
@@ -80,20 +80,25 @@ class Pool:
         self.project = project
         self.console = console
         self.gpus = list(visible_gpus() if gpus is None else gpus)
-        self.jobs = min(jobs, len(self.gpus)) if self.gpus else jobs
+        self.asked, self.jobs = jobs, min(jobs, len(self.gpus)) if self.gpus else jobs
         self._events: SimpleQueue[tuple[int, dict[str, Any] | None]] = SimpleQueue()
         self._running: dict[int, Running] = {}
 
-    def run(self, work: Sequence[tuple[Task, dict[str, Any]]]) -> list[Outcome]:
-        """Execute tasks with their resolved parameters; return their outcomes in the order given.
+    def run(self, work: Sequence[tuple[Task, dict[str, Any]]]) -> list[JobResult]:
+        """Execute tasks with their resolved parameters; return their results in the order given.
 
         A task that fails does not stop the others. On an interrupt every job is ended (what was in place stays
         in place) and KeyboardInterrupt goes on to the caller.
         """
+        if self.jobs < self.asked:
+            there = "1 GPU is" if self.jobs == 1 else f"{self.jobs} GPUs are"
+            self.console.print(
+                f"--jobs {self.asked} becomes {self.jobs}: {there} here, and each notebook has one to itself"
+            )
         waiting = list(enumerate(work))
         # by what was asked for, not by what is stale today: a number must not depend on its neighbours
         threads = threads_each(self.jobs)
-        outcomes: dict[int, Outcome] = {}
+        results: dict[int, JobResult] = {}
         with progress_bars(self.console) as progress:
             try:
                 while waiting or self._running:
@@ -106,14 +111,14 @@ class Pool:
                     except Empty:
                         continue
                     if event is None:
-                        outcomes[index] = self._end(index)
+                        results[index] = self._end(index)
                     else:
                         self._running[index].last = event
                         self._show(progress, self._running[index])
             except BaseException:
                 self.stop()
                 raise
-        return [outcomes[index] for index in sorted(outcomes)]
+        return [results[index] for index in sorted(results)]
 
     def stop(self) -> None:
         """End every job that still runs and wait for it."""
@@ -125,21 +130,15 @@ class Pool:
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
-            running.task.partial(self.project).unlink(missing_ok=True)
+            drop_partial(self.project, running.task)
         self._running.clear()
 
-    def _start(self, index: int, task: Task, parameters: dict[str, Any], threads: int, bar: Any) -> None:
+    def _start(self, index: int, task: Task, parameters: dict[str, Any], threads: int, bar: TaskID) -> None:
         gpu = self.gpus.pop(0) if self.gpus else None
         environment = {**os.environ, **{name: str(threads) for name in THREADS}}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        job = Job(
-            root=self.project.root,
-            chapter=task.chapter.name,
-            run=task.run,
-            overrides=dict(task.overrides),
-            parameters=parameters,
-        )
+        job = JobSpec.of(self.project, task, parameters)
         complaints = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the job
         process = subprocess.Popen(
             [sys.executable, "-m", "faultlines.runner.job", "--watch"],
@@ -150,14 +149,15 @@ class Pool:
             env=environment,
             start_new_session=True,  # Ctrl-C reaches us alone; we end the jobs
         )
-        self._running[index] = Running(task, process, gpu, bar, complaints)
+        assert process.stdin is not None and process.stdout is not None
+        self._running[index] = Running(task, process, process.stdin, gpu, bar, complaints)
         with contextlib.suppress(BrokenPipeError):  # a job that died at birth is told of by its end
             process.stdin.write(job.model_dump_json() + "\n")
             process.stdin.flush()  # and left open: that it closes tells the job that we are gone
-        threading.Thread(target=self._listen, args=(index, process), daemon=True).start()
+        threading.Thread(target=self._listen, args=(index, process, process.stdout), daemon=True).start()
 
-    def _listen(self, index: int, process: subprocess.Popen) -> None:
-        for line in process.stdout:
+    def _listen(self, index: int, process: subprocess.Popen[str], told: IO[str]) -> None:
+        for line in told:
             try:
                 self._events.put((index, json.loads(line)))
             except ValueError:
@@ -165,28 +165,32 @@ class Pool:
         process.wait()
         self._events.put((index, None))
 
-    def _end(self, index: int) -> Outcome:
+    def _end(self, index: int) -> JobResult:
         running = self._running.pop(index)
         task, last = running.task, running.last
         if running.gpu is not None:
             self.gpus.append(running.gpu)
         if last.get("event") not in ("done", "failed"):
-            task.partial(self.project).unlink(missing_ok=True)
+            drop_partial(self.project, task)
             status = running.process.returncode
             running.complaints.seek(0)
             said = running.complaints.read().decode(errors="replace").strip().splitlines()[-1:]
             message = "; ".join([f"its process ended with status {status}", *said])
-            last = {"error": "JobDied", "message": message}
+            last = {"event": "died", "error": "JobDied", "message": message}
         running.complaints.close()
         with contextlib.suppress(BrokenPipeError):
-            running.process.stdin.close()
-        outcome = Outcome(task, ok=last.get("event") == "done", detail=last)
-        outcome.tell(self.console)
-        return outcome
+            running.orders.close()
+        result = JobResult(task, ok=last.get("event") == "done", detail=cast(Ending, last))
+        result.tell(self.console)
+        return result
 
     def _show(self, progress: Progress, running: Running) -> None:
         name, event = f"{running.task.chapter.name} · {running.task.label}", running.last
-        if event["event"] == "start":
+        if event["event"] == "waiting":
+            self.console.print(
+                f"{name}: already running, {event['who']}; waiting for it", markup=False, soft_wrap=True
+            )
+        elif event["event"] == "start":
             progress.update(running.bar, total=event["cells"])
             if not self.console.is_terminal:
                 self.console.print(f"{name}: executing {event['cells']} cells")

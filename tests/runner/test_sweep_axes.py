@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from faultlines.notebook.errors import UsageError
-from faultlines.runner.axes import combinations, read_axes
+from faultlines.runner.sweep import combinations, read_axes
 
 
 def test_ranges_include_both_ends_and_may_have_steps() -> None:

@@ -16,9 +16,9 @@ from rich.console import Console
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
 from faultlines.notebook.task import Task
-from faultlines.runner import pool
-from faultlines.runner.outcome import Outcome
-from faultlines.runner.pool import Pool, threads_each, visible_gpus
+from faultlines.runner import local_pool
+from faultlines.runner.job_status import JobResult
+from faultlines.runner.local_pool import LocalPool, threads_each, visible_gpus
 
 JOB = """
 import json, os, pathlib, sys, time
@@ -43,7 +43,7 @@ Seen = dict[int, dict]
 @pytest.fixture
 def run(
     checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[list[Outcome], Seen]]:
+) -> Callable[..., tuple[list[JobResult], Seen]]:
     popen = subprocess.Popen
 
     def stand_in(command: list[str], **options: object) -> subprocess.Popen:
@@ -52,13 +52,13 @@ def run(
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    def call(seeds: list[int], jobs: int, gpus: list[str]) -> tuple[list[Outcome], Seen]:
-        monkeypatch.setattr(pool.subprocess, "Popen", stand_in)
+    def call(seeds: list[int], jobs: int, gpus: list[str]) -> tuple[list[JobResult], Seen]:
+        monkeypatch.setattr(local_pool.subprocess, "Popen", stand_in)
         chapter = Chapter.all(checkout)["toy"]
         work = [(Task(chapter, "default", {"seeds": str(seed)}), {"seeds": seed}) for seed in seeds]
-        outcomes = Pool(checkout, jobs, Console(file=io.StringIO()), gpus).run(work)
-        assert [outcome.task.overrides["seeds"] for outcome in outcomes] == [str(seed) for seed in seeds]
-        return outcomes, {int(path.stem): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+        results = LocalPool(checkout, jobs, Console(file=io.StringIO()), gpus).run(work)
+        assert [result.task.overrides["seeds"] for result in results] == [str(seed) for seed in seeds]
+        return results, {int(path.stem): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
 
     return call
 
@@ -68,8 +68,8 @@ def at_once(seen: Seen) -> int:
 
 
 def test_two_at_a_time_share_the_threads(run: Callable) -> None:
-    outcomes, seen = run([2, 3, 4, 5], 2, [])
-    assert all(outcome.ok for outcome in outcomes)
+    results, seen = run([2, 3, 4, 5], 2, [])
+    assert all(result.ok for result in results)
     assert at_once(seen) == 2
     assert {entry["threads"] for entry in seen.values()} == {str(threads_each(2))}
     assert {entry["gpu"] for entry in seen.values()} == {None}
@@ -90,11 +90,11 @@ def test_one_gpu_means_one_notebook_at_a_time(run: Callable) -> None:
 
 
 def test_a_failure_and_a_death_do_not_stop_the_others(run: Callable) -> None:
-    outcomes, seen = run([13, 17, 4], 1, [])
-    assert [outcome.ok for outcome in outcomes] == [False, False, True]
-    assert outcomes[0].detail["error"] == "JobDied"
-    assert outcomes[0].detail["message"] == "its process ended with status 1; cannot import x"
-    assert outcomes[1].detail["cell"] == 2
+    results, seen = run([13, 17, 4], 1, [])
+    assert [result.ok for result in results] == [False, False, True]
+    assert results[0].detail["error"] == "JobDied"
+    assert results[0].detail["message"] == "its process ended with status 1; cannot import x"
+    assert results[1].detail["cell"] == 2
     assert set(seen) == {17, 4}
 
 
@@ -130,3 +130,20 @@ def test_an_override_has_a_folder_of_its_own_whatever_it_holds(toy: Chapter, che
     assert len(places) == 6
     one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
     assert Task(toy, "default", one).label == Task(toy, "default", other).label
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "said"),
+    [
+        (4, ["0"], "--jobs 4 becomes 1: 1 GPU is here, and each notebook has one to itself\n"),
+        (4, ["0", "1"], "--jobs 4 becomes 2: 2 GPUs are here, and each notebook has one to itself\n"),
+        (2, ["0", "1"], ""),
+        (4, [], ""),
+    ],
+)
+def test_fewer_jobs_than_asked_for_are_said_in_one_line(
+    checkout: Project, jobs: int, gpus: list[str], said: str
+) -> None:
+    told = io.StringIO()
+    LocalPool(checkout, jobs, Console(file=told, width=200), gpus).run([])
+    assert told.getvalue() == said

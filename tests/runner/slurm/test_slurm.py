@@ -20,10 +20,8 @@ from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
 from faultlines.notebook.task import Task
-from faultlines.runner.cluster import Cluster
-from faultlines.runner.queue import in_queue
-from faultlines.runner.record import Record, read_record
-from faultlines.runner.request import Request
+from faultlines.runner.job_status import JobStatus, slurm_queue
+from faultlines.runner.slurm import SlurmPool, SlurmResources
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +35,21 @@ kernelspec: {name: python3, display_name: Python 3, language: python}
 # Toy
 
 ```{code-cell}
+from faultlines import notebook
+
+notebook.begin()
+```
+
+```{code-cell}
 :tags: [parameters]
 
 rate: float = 0.1  # rate [0..100]
 seed: int = 0  # seed [0..1000]
 wait: float = 0.0  # seconds [0..600]
+```
+
+```{code-cell}
+notebook.check_parameters()
 ```
 """
 
@@ -60,6 +68,10 @@ ledger = Ledger()
 ledger.state("C1", "the rate counts", paper="", test="mean above 0")
 ledger.settle("C1", mean_interval([rate, rate + 0.01 * seed, rate + 0.02]))
 ledger.table()
+```
+
+```{code-cell}
+notebook.record("toy", ledger)
 ```
 """
 )
@@ -89,6 +101,10 @@ x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
 torch.manual_seed(0)
 history = fit(nn.Linear(4, 2), x, (x[:, 0] > 0.5).long(), epochs=40, batch_size=20, objective=Slow())
 print(len(history.loss), "epochs")
+```
+
+```{code-cell}
+notebook.record("toy")
 ```
 """
 )
@@ -124,8 +140,8 @@ def toy(project: Project, **overrides: object) -> Task:
 
 
 def state(project: Project, task: Task) -> str:
-    record = read_record(Record.path(project, task))
-    return record.state if record else "none"
+    status = JobStatus.read(JobStatus.path(project, task))
+    return status.state if status else "none"
 
 
 def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
@@ -136,7 +152,9 @@ def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
     victim = toy(checkout, rate="2", seed="0", wait="2")
     until(lambda: state(checkout, victim) == "running")
     assert "running" in CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status"]).stdout
-    subprocess.run(["scancel", "--signal=KILL", read_record(Record.path(checkout, victim)).id], check=True)
+    subprocess.run(
+        ["scancel", "--signal=KILL", JobStatus.read(JobStatus.path(checkout, victim)).id], check=True
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert "8 submitted as job" in out and "gathered:" in out
@@ -163,7 +181,7 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on_from_its_training(
     (checkout.chapters / "toy.md").write_text(TRAINING)
     process, task, steps = submit(), toy(checkout), checkout.chapters / "steps.txt"
     until(lambda: steps.exists() and steps.read_text().count("step") >= 12)
-    first = read_record(Record.path(checkout, task)).id
+    first = JobStatus.read(JobStatus.path(checkout, task)).id
     subprocess.run(["scancel", "--signal=USR2", first], check=True)  # what Slurm sends before the time limit
     until(lambda: "PENDING" in cluster.ask("squeue", "--noheader", "--format", "%T"))
     subprocess.run(
@@ -195,17 +213,41 @@ def test_code_that_changed_in_the_queue_is_refused_at_the_start(cluster: object,
     task, runs, told = toy(checkout), Runs.load(checkout), io.StringIO()
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
-        queue = Cluster(checkout, Request(cpus=1), Console(file=told), poll_s=0.5)
+        queue = SlurmPool(checkout, SlurmResources(cpus=1), Console(file=told), poll_s=0.5)
         assert queue.run([(task, task.parameters(runs))], detach=True) == []
-        assert state(checkout, task) == "queued" and len(in_queue()) == 1
+        assert state(checkout, task) == "queued" and len(slurm_queue()) == 1
         chapter = checkout.chapters / "toy.md"
         chapter.write_text(POOLED.replace("rate + 0.02", "rate + 0.03"))
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=main", "State=UP"], check=True)
-    (outcome,) = queue.run([(task, task.parameters(runs))])
-    assert not outcome.ok and outcome.detail["error"] == "CodeChanged"
-    assert "chapter toy changed since the job was submitted" in outcome.detail["message"]
+    (result,) = queue.run([(task, task.parameters(runs))])
+    assert not result.ok and result.detail["error"] == "CodeChanged"
+    assert "chapter toy changed since the job was submitted" in result.detail["message"]
     assert not task.working(checkout).exists()
+
+
+def test_whatever_sbatch_knows_can_be_asked_for(cluster: object, checkout: Project) -> None:
+    words = ["--mem", "100M", "--account", "physics", "--constraint", "loopback", "--time", "7"]
+    process = submit(
+        *words, "--sbatch", "comment=from the book", "--sbatch", "--exclusive", "-p", "wait=600", "--detach"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    job = JobStatus.read(JobStatus.path(checkout, toy(checkout, wait="600"))).id
+    try:
+        shown = cluster.ask("scontrol", "show", "job", job)
+        for said in (
+            "mem=100M",
+            "Account=physics",
+            "Features=loopback",
+            "TimeLimit=00:07:00",
+            "Comment=from the book",
+        ):
+            assert said in shown or said.replace("mem=", "MinMemoryNode=") in shown, (said, shown)
+        assert "OverSubscribe=NO" in shown  # of --exclusive
+    finally:
+        subprocess.run(["scancel", job], check=True)
+        until(lambda: not slurm_queue())
 
 
 def test_a_cluster_that_refuses_is_one_line(cluster: object, checkout: Project) -> None:
@@ -220,4 +262,4 @@ def test_a_cluster_that_refuses_is_one_line(cluster: object, checkout: Project) 
 def test_without_slurm_the_error_says_what_to_do(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     with pytest.raises(UsageError, match="--executor local"):
-        Cluster(checkout, Request(), Console())
+        SlurmPool(checkout, SlurmResources(), Console())
