@@ -51,8 +51,8 @@ def test_stale_failed_missing_and_overridden_results_stay_here(
 ) -> None:
     with pytest.raises(UsageError, match="toy · default is missing here"):
         publish(checkout, task(checkout))
-    put(modules={"faultlines": "0"})
-    with pytest.raises(UsageError, match=r"stale here \(module faultlines\)"):
+    put(modules={"faultlines": {"x": "0"}})
+    with pytest.raises(UsageError, match=r"stale here \(faultlines.x \(gone\)\)"):
         publish(checkout, task(checkout))
     put()
     failed = task(checkout).failed(checkout)

@@ -228,7 +228,7 @@ def tell(project: Project, outcomes: list[Outcome]) -> int:
 
 @command
 def book() -> int:
-    """Stage the executed notebooks and render them into _build/html."""
+    """Render what has been executed into _build/html; the same as `jupyter-book build . -n -W --keep-going`."""
     from faultlines.book.build import build
 
     project = Project.find()
