@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from faultlines.attacks import AutoAttack
@@ -128,6 +130,11 @@ def test_refuses_the_state_of_another(cnn, digits, tmp_path):
     with pytest.raises(ValueError, match=r"no nn\.Module"):
         attack(lambda z: cnn(z), x, y, state=path)
     assert path.read_bytes() == kept
+    with safe_open(path, framework="pt") as file:
+        identity, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | {"reached": tensors["reached"][:-1]}, path, metadata=identity)
+    with pytest.raises(ValueError, match="made with other tensors"):
+        attack(cnn, x, y, state=path)
     path.write_bytes(b"\x80\x04 pickle")
     with pytest.raises(ValueError, match="cannot be read"):
         attack(cnn, x, y, state=path)

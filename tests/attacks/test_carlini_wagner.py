@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from faultlines.attacks import CarliniWagnerL2
+from faultlines.attacks import FAB, CarliniWagnerL2
 
 
 def test_linear_model_closed_form():
@@ -68,6 +68,31 @@ def test_samples_do_not_depend_on_each_other(trained, digits):
         alone = attack(trained, x[i : i + 1], y[i : i + 1])
         assert alone.success[0] == together.success[i]
         assert (alone.x_adv[0] - together.x_adv[i]).abs().max() < 1e-2
+
+
+def test_saturated_pixels(cnn, digits):
+    """Of binarised images every pixel begins at the edge of tanh, where it moves unseen at first."""
+    x, y = (digits.x_test[:6] > 0.5).float(), digits.y_test[:6]
+    far = FAB(eps=100.0, norm="l2", steps=50)(cnn, x, y)
+    near = CarliniWagnerL2(steps=500, step_size=0.03, search_steps=4, initial_c=0.1)(cnn, x, y)
+    assert far.success.all()
+    assert near.success.all()
+    ours, theirs = ((found.x_adv - x).flatten(1).norm(dim=1) for found in (near, far))
+    assert ours.median() <= 1.1 * theirs.median()
+
+
+def test_too_few_steps_for_saturated_pixels(cnn, digits):
+    x, y = (digits.x_test[:8] > 0.5).float(), digits.y_test[:8]
+    with pytest.warns(UserWarning, match=r"steps \* step_size = 2 cannot move off the edge"):
+        CarliniWagnerL2(steps=100, step_size=0.02, search_steps=3, initial_c=0.1)(cnn, x, y)
+
+
+def test_half_precision(cnn, digits):
+    x, y = digits.x_test[:8], digits.y_test[:8]
+    attack = CarliniWagnerL2(steps=150, step_size=0.05, search_steps=4, initial_c=0.1)
+    single, half = attack(cnn, x, y), attack(copy.deepcopy(cnn).half(), x.half(), y)
+    assert half.x_adv.dtype == torch.float16
+    assert half.success.sum() >= single.success.sum() - 1 > 0
 
 
 def test_arguments():

@@ -147,6 +147,23 @@ def test_no_logits_are_refused(name, form, samples):
         run(name, Wrapped(form), *samples)
 
 
+@every
+def test_a_model_that_writes_into_its_input(name, samples):
+    """As torchvision's Normalize(inplace=True) does."""
+    x, y = samples
+    kept = x.clone()
+
+    def scaled(z):
+        return Net()((z - 0.3) / 0.7)
+
+    def writes(z):
+        return Net()(z.sub_(0.3).div_(0.7))
+
+    found = run(name, writes, x, y)
+    assert torch.equal(x, kept)
+    assert same(found, run(name, scaled, x, y))
+
+
 CUT = {
     "detached": lambda z: z.detach(),
     "argmax": lambda z: F.one_hot(z.argmax(dim=1), CLASSES).to(z),
@@ -294,6 +311,7 @@ def test_modes_of_autograd(name, mode, samples):
 def test_dtypes(name, dtype, samples):
     """Each finds about what it finds in float32; a robust model it is never taken for."""
     x, y = samples
+    x[:, :, 2:4] = (x[:, :, 2:4] > 0.5).float()  # the ends of the box too
     found = run(name, Net().to(dtype), x.to(dtype), y, eps=0.3)
     expected = run(name, Net(), x, y, eps=0.3)
     assert found.x_adv.dtype == dtype

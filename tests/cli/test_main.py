@@ -28,7 +28,12 @@ USAGE = {
     "a fraction for an int": (["toy", "-p", "seeds=2.5"], "seeds='2.5' cannot be read as int"),
     "out of range": (["toy", "-p", "seeds=65"], "seeds=65 is outside 2..64"),
     "out of range in a list": (["toy", "-p", "rates=[0.1, 3]"], "rates=3.0 is outside 0..1"),
-    "not finite": (["toy", "-p", "rates=nan"], "is not a finite number"),
+    "not finite": (["toy", "-p", "rates=[nan]"], "is not a finite number"),
+    "a number for a list": (
+        ["toy", "-p", "rates=0.3"],
+        "rates='0.3' cannot be read as list[float] (a list is written",
+    ),
+    "a parameter that no chapter has": (["-p", "sedes=3"], "no chapter has a parameter 'sedes'"),
     "no choice of the list": (["toy", "-p", "mode=fast"], "mode='fast' is not one of ok, slow"),
     "an unknown chapter": (["tot"], "unknown chapter 'tot': it is one of toy"),
     "an unknown run": (
@@ -114,10 +119,12 @@ def test_what_is_fresh_is_not_executed(checkout: Project, put: Callable[..., Pat
 def test_here_does_not_count_what_came_with_the_clone(
     checkout: Project, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faultlines.runner import pool
+    from faultlines.runner import local_pool
 
     asked: list[str] = []
-    monkeypatch.setattr(pool.Pool, "run", lambda self, work: asked.extend(t.label for t, _ in work) or [])
+    monkeypatch.setattr(
+        local_pool.LocalPool, "run", lambda self, work: asked.extend(t.label for t, _ in work) or []
+    )
     put(path=checkout.published("default", "toy"))
     assert call("run")[1] == "0 to execute, 1 fresh\n"
     assert asked == []
@@ -128,21 +135,59 @@ def test_here_does_not_count_what_came_with_the_clone(
 
 def test_status_tells_what_changed(checkout: Project, put: Callable[..., Path]) -> None:
     put()
-    put("desk", modules={"faultlines": "0", "faultlines.gone": "1"})
+    put("desk", modules={"faultlines.notebook": {"begin": "0"}, "faultlines.gone": {"f": "1"}})
     status, out, _ = call("status")
     rows = {line.split()[1]: line for line in out.splitlines()[1:]}
     assert status == 0
     assert "fresh" in rows["default"] and "1 min 35 s" in rows["default"]
-    assert "stale" in rows["desk"] and "module faultlines, module faultlines.gone (gone)" in rows["desk"]
+    assert (
+        "stale" in rows["desk"]
+        and "faultlines.gone.f (gone), faultlines.notebook.begin (gone)" in rows["desk"]
+    )
     assert "missing" in rows["smoke"]
     assert "paper" not in rows
 
 
 def test_status_bears_odd_records(checkout: Project, put: Callable[..., Path]) -> None:
-    put(kernel={"device": "[/nonsense]"}, modules={"faultlines[/red]": "0"})
+    put(kernel={"device": "[/nonsense]"}, modules={"faultlines[/red]": {"f": "0"}})
     status, out, _ = call("status")
     assert status == 0
-    assert "[/nonsense]" in out and "module faultlines[/red] (gone)" in out
+    assert "[/nonsense]" in out and "faultlines[/red].f (gone)" in out
+
+
+NO_RESULT = {
+    "nothing": ("", "it is empty"),
+    "half": ('{"cells": [', "it is no complete notebook"),
+    "a conflict": ("<<<<<<< HEAD\n{}\n", "it holds the marks of a merge conflict"),
+    "something else": ("[1, 2]", "it is no complete notebook"),
+}
+
+
+@pytest.mark.parametrize("what", NO_RESULT)
+def test_what_cannot_be_read_is_not_missing(checkout: Project, what: str) -> None:
+    text, reason = NO_RESULT[what]
+    checkout.published("default", "toy").write_text(text)
+    row = next(line for line in call("status")[1].splitlines() if " default " in line)
+    assert "unreadable" in row and reason in row
+    assert f"left out: chapters/toy.ipynb is unreadable: {reason}" in call("claims")[2]
+
+
+def test_a_foreign_result_is_said_to_be_one(checkout: Project, put: Callable[..., Path]) -> None:
+    path = put()
+    path.write_text(path.read_text().replace("6\\n", "7\\n"))
+    assert "foreign" in call("status")[1]
+    assert "left out: _build/runs/default/toy.ipynb is foreign" in call("claims")[2]
+
+
+def test_without_a_chapter_a_parameter_is_for_all_or_the_error_names_who_has_it(checkout: Project) -> None:
+    other = (checkout.chapters / "toy.md").read_text().replace(TOY_LINE, "n: int = 3  # images [1..9]")
+    (checkout.chapters / "other.md").write_text(other.replace("toy", "other"))
+    status, out, err = call("run", "-p", "seeds=3")
+    assert (status, out) == (2, "")
+    assert "not all have seeds: faultlines run toy -p seeds=..." in err
+    assert "no chapter has all of seeds, n" in call("run", "-p", "seeds=3", "-p", "n=2")[2]
+    assert "no chapter has a parameter 'sedes'" in call("run", "-p", "seeds=3", "-p", "sedes=2")[2]
+    assert not checkout.build.exists()
 
 
 def test_claims_show_the_ledger(checkout: Project, put: Callable[..., Path]) -> None:
@@ -171,7 +216,7 @@ def test_data_names_its_sets(checkout: Project) -> None:
 
 
 def test_folders_of_pictures_are_data_sets_too(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faultlines.cli.doctor import examine
+    from faultlines.cli.machine import examine
 
     monkeypatch.setenv("FAULTLINES_DATA", str(checkout.root))
     status, out, _ = call("data", "spawrious")

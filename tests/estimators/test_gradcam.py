@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.estimators import grad_cam, logits_and_maps, normalize_map
-from faultlines.estimators.gradcam import cam_of_head, pools_linearly
+from faultlines.estimators.attribution.cam import cam_of_head, pools_linearly
 
 
 class Pooled(nn.Module):
@@ -191,11 +191,11 @@ def test_normalised_maps_have_the_norm_and_the_gradient_of_the_formula():
 
 
 def test_maps_are_detached_unless_asked_for_and_the_model_is_left_alone():
-    model, x = make(Pooled).train(), images()
+    model, x = make(Pooled), images()
     for method in ("closed", "autograd"):
         assert not grad_cam(model, x, 0, method=method).requires_grad
         assert grad_cam(model, x, 0, method=method, create_graph=True).requires_grad
-    assert model.training and all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())
     assert "features" not in vars(model) and not model.body[4]._forward_hooks
     with torch.no_grad():
         assert grad_cam(model, x, 0, method="autograd").shape == (4, 6, 6)
@@ -239,7 +239,7 @@ def test_features_may_be_a_module():
     ("options", "said"),
     [
         ({"target": 4}, "classes from 4 to 4; allowed are 0 to 3"),
-        ({"target": torch.tensor([0, 1])}, "must be one class or [4]"),
+        ({"target": torch.tensor([0, 1])}, "integers of shape (4,)"),
         ({"target": torch.zeros(4)}, "dtype torch.float32"),
         ({"method": "exact"}, "method='exact' is not one of"),
         ({"normalize": "max"}, "normalize='max' is not one of"),
@@ -258,7 +258,9 @@ def test_what_does_not_fit_is_named(options, said):
 
 def test_a_network_that_declares_nothing_needs_a_layer():
     with pytest.raises(ValueError, match="layer=None needs a model with features"):
-        grad_cam(make(Flattened), images(), 0)
+        logits_and_maps(make(Flattened), images(), 0)
+    model, x = make(Flattened), images()
+    assert torch.equal(grad_cam(model, x, 0), grad_cam(model, x, 0, layer="second"))  # the last convolution
 
 
 def test_softmax_is_shift_invariant_so_centring_loses_nothing():

@@ -4,10 +4,8 @@ from collections import defaultdict
 
 import pytest
 import torch
-from torch import nn
 
-from faultlines.data import GroupedImages
-from faultlines.estimators import choose, evaluate_groups, group_accuracy
+from faultlines.estimators import group_accuracy
 from faultlines.estimators.groups import wilson
 from faultlines.reporting import wilson_interval
 
@@ -83,55 +81,9 @@ def test_a_missing_group_is_no_worst_group():
         group_accuracy(y, y, c, expected=[(a, b) for a in (0, 1) for b in (0, 1)])
 
 
-def test_a_model_is_evaluated_in_batches_and_left_in_its_mode(case):
-    _, y, c = case
-    images = GroupedImages(torch.rand(500, 3, 2, 2), y, c, 0 * y, split="validation")
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).train()
-    expected = group_accuracy(model(images.x).argmax(1), y, c, split="validation")
-    assert evaluate_groups(model, images, batch_size=7) == expected
-    assert model.training and all(p.grad is None for p in model.parameters())
-    with pytest.raises(ValueError, match="holds no image"):
-        evaluate_groups(model, images[:0])
-
-
-def table(right, split="validation"):
-    """Two groups of ten images each, so many right."""
-    y = torch.arange(2).repeat_interleave(10)
-    hit = torch.cat([torch.arange(10) < k for k in right])
-    return group_accuracy(torch.where(hit, y, 1 - y), y, 0 * y, split=split)
-
-
-def test_the_choice():
-    runs = {"shortcut": table((10, 4)), "fair": table((6, 6)), "fairer": table((7, 6)), "twin": table((6, 7))}
-    assert choose(runs) == "fairer"  # of equal worst groups and equal averages, the first
-    assert choose(runs, by="average") == "shortcut"
-    assert choose({"only": table((0, 0), "ood_validation")}) == "only"
-
-
-@pytest.mark.parametrize("split", ["test", "train", ""])
-def test_a_choice_that_has_seen_the_test_is_refused(split):
-    with pytest.raises(
-        ValueError, match=rf"evaluated on \['{split}'\]; a choice may only look at one of \['validation'"
-    ):
-        choose({"a": table((1, 1), split), "b": table((2, 2), split)})
-
-
-def test_a_choice_between_different_sets_is_refused():
-    with pytest.raises(ValueError, match=r"evaluated on \['ood_validation', 'validation'\]"):
-        choose({"a": table((1, 1)), "b": table((1, 1), "ood_validation")})
-    y = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="different groups or sizes"):
-        choose({"a": table((1, 1)), "b": group_accuracy(y, y, y, split="validation")})
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda y: choose({}), "candidates is empty"),
-        (
-            lambda y: choose({"a": table((1, 1))}, by="mean"),
-            r"by='mean' is not one of \('average', 'worst'\)",
-        ),
         (lambda y: group_accuracy(y[:2], y, y), "prediction has 2 entries, y 3 and c 3"),
         (lambda y: group_accuracy(y[:0], y[:0], y[:0]), "prediction has 0 entries"),
         (lambda y: group_accuracy(y.float(), y, y), r"prediction has shape \(3,\) and dtype torch.float32"),

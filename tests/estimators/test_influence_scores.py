@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faultlines.estimators.influence import hessian_scores, tracin_scores, trak_scores
-from faultlines.estimators.influence.sensitivity import influence_sensitivity
+from faultlines.estimators.influence.kernel import influence_sensitivity
 from faultlines.estimators.ntk import finite_relu_ntk, relu_ntk
 from faultlines.models import LinearisedTwoLayer, TwoLayerReLU
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from faultlines.estimators.maps import map_statistics, row_entropy
+from faultlines.estimators.attention_statistics import map_statistics, row_entropy
 from faultlines.estimators.spectral import spectral_norm
 
 

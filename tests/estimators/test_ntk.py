@@ -21,7 +21,7 @@ from faultlines.estimators.ntk import (
     signed_targets,
     width_sweep,
 )
-from faultlines.estimators.ntk.memory import check_kernel_memory
+from faultlines.estimators.ntk.two_layer import check_kernel_memory
 from faultlines.models.two_layer import KernelExpansion, LinearisedTwoLayer, TwoLayerReLU
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "neural_tangents.npz")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faultlines.estimators.row_entropy import collision_entropy, row_shares, softmax_facts
+from faultlines.estimators.attention_statistics import collision_entropy, row_shares, softmax_facts
 from faultlines.models import ViT, record
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.estimators import spectral_norm
+from faultlines.estimators.spectral import spectral_norm
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (2, 3, 17, 17), (1, 1)])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from faultlines.estimators.spectrum import amplification, gram_condition, kernel_condition, predicted_width
+from faultlines.estimators.spectral import amplification, gram_condition, kernel_condition, predicted_width
 from faultlines.models.linearized import linear_attention, stacked_attention
 
 

@@ -13,8 +13,7 @@ from faultlines.notebook.project import Project
 from faultlines.reporting import Gathered
 from faultlines.runner.sweep import Sweep
 
-CELL = """
-```{code-cell}
+CELL = """\
 from faultlines.reporting import Ledger, mean_interval
 
 if total == 6:
@@ -24,9 +23,7 @@ ledger.state("C1", "the rate counts", paper="", test="mean above 0")
 ledger.state("C2", "never run", paper="", test="mean above 0")
 ledger.settle("C1", mean_interval([total, total + 0.1, total - 0.1]))
 ledger.leave("C2", "not here")
-ledger.table()
-```
-"""
+ledger.table()"""
 
 
 def call(*words: str) -> tuple[int, str, str]:
@@ -58,10 +55,10 @@ def test_a_bad_sweep_starts_nothing(checkout: Project, case: str) -> None:
 
 def test_a_sweep_keeps_what_runs_and_repeats_only_what_is_missing(checkout: Project, toy: Chapter) -> None:
     path = checkout.chapters / "toy.md"
-    path.write_text(path.read_text() + CELL)
+    path.write_text(path.read_text().replace("ledger.table()", CELL))
     status, out, err = call("toy", "--sweep", "seeds=4,5,6", "-j", "2")
     assert status == 1 and "3 to execute, 0 fresh" in out
-    assert "seeds=5 failed in cell 4: ValueError: five is not allowed" in err
+    assert "seeds=5 failed in cell 7: ValueError: five is not allowed" in err
     status, out, _ = call("toy", "--sweep", "seeds=4,6")
     assert status == 0 and "0 to execute, 2 fresh" in out
 

@@ -98,6 +98,29 @@ def test_odd_batches_have_finite_losses_and_gradients(objective, labels):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("step_size", [1e-4, 1.0, 1e3])
+def test_group_dro_keeps_finite_weights_that_can_rise_again(step_size, scale, dtype):
+    data = batch()
+    groups = int(data.group.max()) + 1
+    loss_of = GroupDRO(step_size).start(run_of(data)).to(dtype)
+    generator, exact = torch.Generator().manual_seed(0), torch.zeros(groups, dtype=torch.float64)
+    for step in range(30):
+        logits = scale * torch.rand(len(data.y), 3, generator=generator).to(dtype)
+        if step == 20:  # what was learnt best is now the worst
+            exact = exact.flip(0)
+            loss_of.log_weight, loss_of.weight = loss_of.log_weight.flip(0), loss_of.weight.flip(0)
+        loss, _ = loss_of(lambda _, logits=logits: logits, data, Clock(step, 30))
+        means = torch.stack(
+            [F.cross_entropy(logits[data.group == g], data.y[data.group == g]) for g in range(groups)]
+        )
+        exact = (exact + step_size * means.double()).log_softmax(0)
+        assert loss.isfinite() and loss_of.weight.sum().item() == pytest.approx(1, abs=1e-5)
+        tolerance = {torch.float32: 1e-3, torch.float64: 1e-9}[dtype] * max(1.0, step_size * scale)
+        assert torch.allclose(loss_of.weight.double(), exact.exp(), atol=min(tolerance, 2.0))
+
+
 @pytest.mark.parametrize("objective", [CORAL(), IRM(), MaskOracle(), GroupDRO()], ids=repr)
 def test_a_network_without_gradient_is_safe(objective):
     data, model = batch(), make(3)

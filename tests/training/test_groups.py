@@ -21,7 +21,7 @@ from faultlines.training import (
     seeded,
 )
 from faultlines.training.group_batches import GroupBatches, as_batch
-from faultlines.training.group_history import score
+from faultlines.training.groups import score
 
 CPU = torch.device("cpu")
 

@@ -86,9 +86,10 @@ class Attack(Generic[Found]):
             found = self.search(victim, clean, labels, or_seeded(generator), **options)
         victim.check_finite()
         if victim.unsteady and not kinds:
-            warnings.warn(f"model {victim.unsteady}: {UNSTEADY}", stacklevel=3)
-        if advice := self.advice(*victim.without_slope()):
-            warnings.warn(advice, stacklevel=3)
+            victim.remarks.append(f"model {victim.unsteady}: {UNSTEADY}")
+        for remark in (*victim.remarks, self.advice(*victim.without_slope())):
+            if remark:
+                warnings.warn(remark, stacklevel=3)
         return found
 
     def search(self, victim: Victim, x: Tensor, y: Tensor, generator: torch.Generator) -> Found:
@@ -140,31 +141,38 @@ class Victim:
     Attributes:
         model: What the caller gave.
         unsteady: How the model was seen to answer otherwise at another call; empty for none.
+        remarks: What the caller should be warned of when the search has ended.
     """
 
     def __init__(self, model: Model, y: Tensor, check: Callable[[Tensor, Tensor], None]) -> None:
         self.model, self.unsteady = model, ""
+        self.remarks: list[str] = []
         self._y, self._check, self._seen = y, check, False
         self._broken: dict[str, Tensor] = {}
         self._slopes: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, z: Float[Tensor, "batch ..."]) -> Tensor:
-        """Return the model's logits.
+        """Return the model's logits at a copy of the points: it may write into what it is given.
 
         Raises:
             ValueError: If the first ones are not as they must be.
         """
         if self._seen:
-            return self.take(self.model(z))
+            return self.take(self.model(self._lent(z)))
         self._seen = True
         state = _random_state(z)
-        output = logits_of(self.model(z))
+        output = logits_of(self.model(self._lent(z)))
         if not torch.equal(state, _random_state(z)):
             self.unsteady = "draws random numbers (dropout as a function, say)"
         elif _moved(self.model):
             self.unsteady = "is in train mode and changes its buffers at every call"
         self._check(output, self._y[: len(z)] if len(z) < len(self._y) else self._y)
         return output
+
+    def _lent(self, z: Tensor) -> Tensor:
+        # torch.compile warns of inputs that are no leaves
+        compiled = hasattr(self.model, "_orig_mod") or hasattr(self.model, "_torchdynamo_orig_callable")
+        return z if compiled else z.clone()
 
     def take(self, output: Any, what: str = "model returned logits") -> Tensor:
         """Return the tensor in an output, and remember whether it was finite."""

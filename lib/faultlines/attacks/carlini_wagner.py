@@ -15,6 +15,7 @@ from faultlines.attacks.results import AttackResult, Nearest
 
 EDGE = 0.999999  # arctanh of 1 is infinite: pixels of 0 and 1 begin this close to it
 CHECKS = 10  # looks at a walk's progress
+UNSEEN = 1e-4  # largest change of a pixel of a walk that has not left the edge
 PROGRESS = 0.9999  # share of the last look's loss that must be undercut
 BETA1, BETA2, TINY = 0.9, 0.999, 1e-8  # Adam's
 
@@ -27,7 +28,9 @@ class CarliniWagnerL2(Attack[AttackResult]):
     $$\|z(w) - x\|_2^2 + c \max(z_y - \max_{i \ne y} z_i + \kappa,\, 0),$$
 
     and a binary search finds for each sample the smallest $c$ that still fools the model. A sample whose loss makes no
-    progress over a tenth of the steps is left alone until the next $c$.
+    progress over a tenth of the steps is left alone until the next $c$, unless it has not been seen to move at all:
+    pixels of 0 and 1 begin at $|w| = 7.3$, and leave the edge after `7 / step_size` steps or so. With
+    `steps * step_size` below that they stay, and the perturbation lies on the other pixels.
 
     Args:
         steps: Adam's steps for each $c$.
@@ -78,13 +81,22 @@ class CarliniWagnerL2(Attack[AttackResult]):
             return near.result()
         z = x.detach().clone().requires_grad_()
         victim.note_slope(gradient_of(self._lead(victim(z), y), z), self._fooled(lead))
+        lead = lead.to(torch.promote_types(lead.dtype, torch.float32))
         lower, upper = torch.zeros_like(lead), torch.full_like(lead, math.inf)
         c = torch.full_like(lead, self.initial_c)
         for _ in range(self.search_steps):
             found = self._minimise(victim, near, y, c, todo)
             upper, lower = torch.where(found, c, upper), torch.where(found, lower, c)
             c = torch.where(upper.isinf(), 10 * c, (lower + upper) / 2)
-        return near.result()
+        result = near.result()
+        stuck = ~result.success & ((x == 0) | (x == 1)).flatten(1).any(dim=1)
+        reach, edge = self.steps * self.step_size, math.atanh(EDGE)
+        if reach < edge and stuck.any():
+            victim.remarks.append(
+                f"{int(stuck.sum())} of {len(x)} samples were not fooled and have pixels of 0 or 1, which "
+                f"steps * step_size = {reach:g} cannot move off the edge; {edge:.1f} or more does"
+            )
+        return result
 
     def _lead(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return by how much the logits that should win do."""
@@ -98,7 +110,8 @@ class CarliniWagnerL2(Attack[AttackResult]):
         """Walk once with the constants `c`; return which samples fooled the model on the way."""
         found = torch.zeros_like(y, dtype=torch.bool)
         x = near.x[active]
-        w = torch.atanh((2 * x - 1) * EDGE)
+        # in float16 the edge would round to 1, and its w be infinite
+        w = start = torch.atanh((2 * x.to(c.dtype) - 1) * EDGE)
         origin = (w.tanh() + 1) / 2
         first, second = torch.zeros_like(w), torch.zeros_like(w)
         last = torch.full_like(c[active], math.inf)
@@ -106,7 +119,7 @@ class CarliniWagnerL2(Attack[AttackResult]):
         for step in range(self.steps):
             w.requires_grad_()
             z = (w.tanh() + 1) / 2
-            lead = self._lead(victim(z), y[active])
+            lead = self._lead(victim(z.to(x.dtype)), y[active]).to(c.dtype)
             # the distance's gradient in closed form would be two lines more and no faster
             loss = (z - origin).square().flatten(1).sum(dim=1) + c[active] * (self.confidence - lead).clamp(
                 min=0
@@ -115,19 +128,22 @@ class CarliniWagnerL2(Attack[AttackResult]):
             near.gradients[active] += 1
             fooled = self._fooled(lead.detach())
             found[active] |= fooled
-            near.visit(active, z, lead, fooled)
+            near.visit(active, z.to(x.dtype), lead, fooled)
             loss, w = loss.detach(), w.detach()
             first.lerp_(gradient, 1 - BETA1)
             second.lerp_(gradient.square(), 1 - BETA2)
             rate = self.step_size / (1 - BETA1 ** (step + 1))
             w = w.addcdiv(first, (second / (1 - BETA2 ** (step + 1))).sqrt_().add_(TINY), value=-rate)
             if step % every == 0:
-                moving = loss < PROGRESS * last
+                # pixels that begin at the edge move long before it can be seen
+                unseen = ((z.detach() - origin).abs() < UNSEEN).flatten(1).all(dim=1)
+                moving = (loss < PROGRESS * last) | (unseen & (w != start).flatten(1).any(dim=1))
                 last = loss
                 if not moving.all():
                     keep = moving.nonzero().squeeze(1)
                     if not len(keep):
                         break
                     active, w, origin, last = active[keep], w[keep], origin[keep], last[keep]
+                    start = start[keep]
                     first, second = first[keep], second[keep]
         return found

@@ -21,8 +21,8 @@ def costs_page(judge: Freshness, where: Where = "any") -> str:
     blocks = []
     for chapter in judge.chapters.values():
         rows = []
-        for run in judge.runs.runs:
-            if judge.runs.covers(run, chapter) and run != "smoke":
+        for run in judge.runs.shown:
+            if judge.runs.covers(run, chapter):
                 state = judge.state(Task(chapter, run), where)
                 if (result := believed(state)) is not None:
                     rows.append(_cost(run, result.provenance, stale=state.name != "fresh"))

@@ -6,6 +6,7 @@ import json
 import re
 
 import jupytext
+from nbformat import NotebookNode
 from pydantic import BaseModel, ConfigDict
 
 from faultlines.book.scoreboard import read_board
@@ -16,6 +17,7 @@ from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Provenance
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
+from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
@@ -44,15 +46,38 @@ def publish(project: Project, task: Task) -> bool:
         raise UsageError(
             f"{state.result.path} has {size / 2**20:.1f} MiB; a published notebook stays under 2 MiB"
         )
-    notebook = state.result.notebook()
-    # the pairing that jupytext looks for when the notebook is opened
-    source = jupytext.read(task.chapter.path)
-    notebook.metadata["jupytext"] = {"formats": "ipynb,md:myst", **source.metadata.get("jupytext", {})}
+    notebook = paired(task, state.result)
     target = project.published(task.run, task.chapter.name)
     before = target.read_bytes() if target.exists() else b""
     write_notebook(notebook, target)
     indexed, shown = write_index(project), write_readme(project)
     return indexed or shown or target.read_bytes() != before
+
+
+def paired(task: Task, result: Result) -> NotebookNode:
+    """Return a result's notebook with the present text of its chapter, in the form in which Jupytext pairs the two.
+
+    Raises:
+        UsageError: If the chapter's code has changed since, or its text quotes what the run did not.
+    """
+    notebook = with_text_of(jupytext.read(task.chapter.path), result.notebook())
+    notebook.metadata["jupytext"] = {"default_lexer": "ipython3"}  # as `jupytext --sync` leaves it
+    return notebook
+
+
+def sync(project: Project, task: Task) -> bool:
+    """Bring the present text of a chapter into a published notebook, without executing it; return whether it changed.
+
+    Raises:
+        UsageError: If nothing that can be read is published, or it has to be executed.
+    """
+    target = project.published(task.run, task.chapter.name)
+    state = Freshness(project, Runs.load(project)).judge(task, target)
+    if state.result is None or state.name == "foreign":
+        raise UsageError(f"{target.name} of run {task.run} is {state.name}: {'; '.join(state.changes)}")
+    before = target.read_bytes()
+    write_notebook(paired(task, state.result), target)
+    return target.read_bytes() != before
 
 
 def write_readme(project: Project) -> bool:
@@ -96,6 +121,7 @@ class ClaimRow(BaseModel):
     cost_s: float
     figure: str
     note: str
+    effects: list[float | None] = []
 
 
 class Published(BaseModel):
@@ -127,7 +153,7 @@ def read_index(project: Project) -> Index:
     """Gather the index from the published notebooks themselves; one that cannot be believed is left out."""
     results = []
     for chapter in Chapter.all(project):
-        for run in Runs.load(project).runs:
+        for run in Runs.load(project).shown:
             path = project.published(run, chapter)
             try:
                 result = read_result(path, run, command=f"faultlines run {chapter} --run {run}")

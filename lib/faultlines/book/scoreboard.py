@@ -141,7 +141,7 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
     named, answers = set(toc_pages(project)), read_answers(project)
     for chapter in judge.chapters.values():
         board = ChapterBoard(chapter, sentence=answers.get(chapter.name, ""))
-        for run in runs.runs:
+        for run in runs.shown:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue
             task = Task(chapter, run)

@@ -252,7 +252,7 @@ def npz_image_shape(headers: dict[str, Header], path: Path) -> tuple[int, int, i
     return channel, height, width
 
 
-def npz_class_count(headers: dict[str, Header], path: Path) -> int:
+def npz_n_classes(headers: dict[str, Header], path: Path) -> int:
     """Return the number of classes of an `.npz`, for which at most its training labels are read.
 
     Raises:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections import Counter
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
@@ -13,8 +14,12 @@ from faultlines.data.image_files import list_images, read_images
 from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
 from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
+Part = Literal["all", "choosing", "reporting"]
+
 FOLDER = "spawrious224"
 SOURCE = "github.com/aengusl/spawrious names the archive `entire_dataset`, which holds every benchmark"
+HELD_OUT = 0.1  # of the training images, in the published protocol
+CHOOSING = 4  # one of so many files is there to choose by
 
 
 def load_spawrious(
@@ -22,26 +27,36 @@ def load_spawrious(
     root: str | os.PathLike | None = None,
     *,
     size: int = 224,
-    limit: int | None = None,
-    validation: float = 0.1,
+    n_train: int | None = None,
+    n_validation: int | None = None,
+    n_test: int | None = None,
+    n_ood_validation: int = 0,
+    part: Part = "all",
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.uint8,
 ) -> SpuriousBenchmark:
     """Load a benchmark of Spawrious from `<root>/spawrious224/{0,1}/<location>/<class>/*.png`.
 
     A many-to-many benchmark reads folder 0 alone; a one-to-one benchmark has its environments in the folders 0 and 1.
-    Files are taken in the order of their names, so a limit keeps the same images on every machine. Whole, a
-    many-to-many benchmark at 224 pixels takes 30 GB in float32.
+    Counts are images of each class in each of the two environments, as in `spurious_benchmark`; which files they are
+    is drawn by `seed`, from their names in order, and no file is in two splits. Whole, a many-to-many benchmark at 224
+    pixels has 8 GB of pixels, in files that are mapped into memory (see `read_images`).
+
+    The benchmarks share their images: half of the test set of `m2m_hard` are training images of `m2m_easy`. Who
+    chooses options on one and reports on another takes `part="choosing"` there and `part="reporting"` here, which have
+    no file in common.
 
     Args:
         name: `"m2m_hard"`, say; one of `BENCHMARKS`.
         root: The folder that holds `spawrious224`; by default `FAULTLINES_DATA/spawrious`, else `FAULTLINES_DATA`.
         size: Height and width to resize to.
-        limit: Images of each class in each environment, 3168 by default, all there are.
-        validation: Share of the training images of each cell held out to choose by; the published protocol
-            uses 0.1, so validation has the training groups alone.
-        seed: Seed of that choice.
-        dtype: `torch.float32` or `torch.float16`.
+        n_train: Training images; by default all that validation leaves.
+        n_validation: Other images of the training cells, to choose by; by default a tenth of both, as published.
+        n_test: Test images; by default all that `n_ood_validation` leaves.
+        n_ood_validation: Other images of the test cells; none by default.
+        part: Files to draw from: `"all"`, the `"choosing"` quarter of every folder, or the `"reporting"` rest.
+        seed: Seed of the choice of files.
+        dtype: `torch.uint8`, 0 to 255, `torch.float16` or `torch.float32`, in [0, 1].
 
     Returns:
         The benchmark, without masks.
@@ -50,29 +65,35 @@ def load_spawrious(
         ValueError: If the name is unknown, a number out of range or a file no image.
         FileNotFoundError: If folders or images are missing; the message names them and where to get them.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
-        raise ValueError(f"limit={limit!r} must be an integer of at least 2, or None for all")
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation!r} must lie in (0, 1)")
-    structure = benchmark_cells(name, PER_CLASS if limit is None else limit)
-    folder = find_spawrious(root)
-    train_files, test_files = (_files(folder, name, cells) for cells in structure)
-    generator = torch.Generator().manual_seed(seed)
-    held: list[bool] = []
-    for cell in structure.train:
-        chosen = torch.zeros(cell.count, dtype=torch.bool)
-        chosen[torch.randperm(cell.count, generator=generator)[: round(validation * cell.count)]] = True
-        held += chosen.tolist()
-    chosen = torch.tensor(held)
-    if not 0 < int(chosen.sum()) < len(held):
-        raise ValueError(f"validation={validation!r} of {len(held)} training images leaves one part empty")
-    train = _read(structure.train, train_files, size, dtype)
-    test = _read(structure.test, test_files, size, dtype)
+    if part not in get_args(Part):
+        raise ValueError(f"part={part!r} is not one of {', '.join(get_args(Part))}")
+    counts = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
+    for argument, n in counts.items():
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ValueError(f"{argument}={n!r} must be an integer of at least 1, or None")
+    if isinstance(n_ood_validation, bool) or not isinstance(n_ood_validation, int) or n_ood_validation < 0:
+        raise ValueError(f"n_ood_validation={n_ood_validation!r} must be an integer of at least 0")
+    there = len(_part(range(PER_CLASS), part))
+    if n_validation is None:
+        n_validation = max(
+            1, round(HELD_OUT * there if n_train is None else n_train * HELD_OUT / (1 - HELD_OUT))
+        )
+    n_train = there - n_validation if n_train is None else n_train
+    n_test = there - n_ood_validation if n_test is None else n_test
+    sizes = {"train": n_train, "validation": n_validation, "test": n_test, "ood_validation": n_ood_validation}
+    cells = {
+        split: getattr(benchmark_cells(name, n), "train" if split in ("train", "validation") else "test")
+        for split, n in sizes.items()
+        if n
+    }
+    files = _files(find_spawrious(root), name, cells, part, seed)
+    read = {}
+    for split, its in cells.items():
+        y, c, environment = expand(its)
+        x = read_images(files[split], size, dtype)
+        read[split] = GroupedImages(x, y, c, environment, split=split)
     return SpuriousBenchmark(
-        name,
-        replace(train[~chosen], split="train"),
-        replace(train[chosen], split="validation"),
-        replace(test, split="test"),
+        name, read["train"], read["validation"], read["test"], read.get("ood_validation")
     )
 
 
@@ -97,25 +118,39 @@ def find_spawrious(root: str | os.PathLike | None = None) -> Path:
     )
 
 
-def _files(folder: Path, name: str, cells: tuple[Cell, ...]) -> list[Path]:
-    """Return the files of the cells in their order, after making sure that all are there."""
-    found, missing = [], []
-    for cell in cells:
+def _part(files: range | list[Path], part: Part) -> list:
+    """Return what is there to choose by, to report on, or all."""
+    if part == "all":
+        return list(files)
+    return [file for k, file in enumerate(files) if (k % CHOOSING == 0) == (part == "choosing")]
+
+
+def _files(
+    folder: Path, name: str, cells: dict[str, tuple[Cell, ...]], part: Part, seed: int
+) -> dict[str, list[Path]]:
+    """Return the files of the cells of every split in their order, after making sure that all are there."""
+
+    def place(cell: Cell) -> Path:
         inner = cell.environment if name.startswith("o2o") else 0
-        place = folder / str(inner) / cell.location / cell.label
-        files = list_images(place) if place.is_dir() else []
-        if len(files) < cell.count:
-            missing.append(f"{place} ({len(files)} of {cell.count} images)")
-        found += files[: cell.count]
+        return folder / str(inner) / cell.location / cell.label
+
+    needed: Counter[Path] = Counter()
+    for cell in (cell for its in cells.values() for cell in its):
+        needed[place(cell)] += cell.count
+    drawn, missing = {}, []
+    generator = torch.Generator().manual_seed(seed)
+    for where, n in needed.items():
+        found = _part(list_images(where), part) if where.is_dir() else []
+        if len(found) < n:
+            missing.append(f"{where} ({len(found)} of {n} images)")
+        drawn[where] = iter([found[k] for k in torch.randperm(len(found), generator=generator).tolist()])
     if missing:
-        missing = list(dict.fromkeys(missing))
+        there = "" if part == "all" else f" for part={part!r}"
         raise FileNotFoundError(
-            f"{name} of Spawrious is incomplete; missing: {', '.join(missing)}. {SOURCE}; "
-            "a smaller `limit` asks for less"
+            f"{name} of Spawrious is incomplete{there}; missing: {', '.join(missing)}. {SOURCE}; "
+            "smaller numbers of images ask for less"
         )
-    return found
-
-
-def _read(cells: tuple[Cell, ...], files: list[Path], size: int, dtype: torch.dtype) -> GroupedImages:
-    y, c, environment = expand(cells)
-    return GroupedImages(read_images(files, size, dtype), y, c, environment)
+    return {
+        split: [next(drawn[place(cell)]) for cell in its for _ in range(cell.count)]
+        for split, its in cells.items()
+    }

@@ -35,7 +35,7 @@ def load_waterbirds(
     Args:
         root: The folder that holds it; by default `FAULTLINES_DATA`, else `~/.cache/faultlines`.
         size: Height and width to resize to.
-        dtype: `torch.float32` or `torch.float16`.
+        dtype: `torch.float32`, `torch.float16`, or `torch.uint8` with values up to 255.
 
     Returns:
         The benchmark, `c` the place (0 land, 1 water), without masks; all in environment 0.

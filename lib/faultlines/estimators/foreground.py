@@ -7,60 +7,18 @@ coverage, 0, tells the two apart; report it beside the others.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 Maps = Float[Tensor, "n rows columns"]
+
+
 Masks = Bool[Tensor, "n height width"]
+
+
 PerMap = Float[Tensor, " n"]
-
-
-class ForegroundMetrics(NamedTuple):
-    """Metrics of a batch of maps, `[n]` each.
-
-    Attributes:
-        energy: Share of the map's mass on the foreground; see `foreground_energy`.
-        pointing: How much of the peak's cell is foreground; see `pointing_game`.
-        coverage: Share of cells above a tenth of the peak; see `map_coverage`.
-        sparsity: Hoyer's index; see `hoyer_sparsity`.
-        area: The foreground's share of the image, what energy and pointing are by chance.
-    """
-
-    energy: PerMap
-    pointing: PerMap
-    coverage: PerMap
-    sparsity: PerMap
-    area: PerMap
-
-
-def foreground_metrics(maps: Maps, mask: Masks) -> ForegroundMetrics:
-    """Return all metrics of maps against masks.
-
-    Args:
-        maps: Explanations, at least 0.
-        mask: True on the foreground, at the maps' resolution or a finer one.
-
-    Raises:
-        ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
-
-    Example:
-        >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
-        >>> mask[:, :2, :2] = True
-        >>> maps = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
-        >>> [value.item() for value in foreground_metrics(maps, mask)[:3]]
-        [0.75, 1.0, 0.5]
-    """
-    return ForegroundMetrics(
-        foreground_energy(maps, mask),
-        pointing_game(maps, mask),
-        map_coverage(maps),
-        hoyer_sparsity(maps),
-        mask.to(maps.dtype).mean(dim=(1, 2)),
-    )
 
 
 def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
@@ -76,20 +34,6 @@ def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
     empty = mass == 0
     energy = (maps * _cells(mask, maps)).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
     return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy)
-
-
-def pointing_game(maps: Maps, mask: Masks) -> PerMap:
-    """Return whether each map's peak is on the foreground (Zhang et al. 2018), without tolerance.
-
-    The peak is a cell, and the value the foreground's share of that cell: 0 or 1 where the map is as fine as the mask.
-    Where cells tie, it is their mean.
-
-    Raises:
-        ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
-    """
-    _check(maps, mask)
-    peak = (maps == maps.amax(dim=(1, 2), keepdim=True)).to(maps.dtype)
-    return (peak * _cells(mask, maps)).sum(dim=(1, 2)) / peak.sum(dim=(1, 2))
 
 
 def map_coverage(maps: Maps, threshold: float = 0.1) -> PerMap:

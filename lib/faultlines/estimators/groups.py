@@ -13,9 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
-
-from faultlines.data.spurious.grouped import GroupedImages
+from torch import Tensor
 
 Measure = Literal["average", "worst"]  # accuracies that a model can be judged by
 
@@ -108,7 +106,7 @@ def group_accuracy(
         y: Classes.
         c: Confounders.
         expected: Groups `(y, c)` that must occur; a worst group that was never looked at is no worst group.
-        split: What the set is for; `choose` goes by it.
+        split: What the set is for.
         confidence: Coverage of the groups' intervals.
 
     Raises:
@@ -140,24 +138,6 @@ def group_accuracy(
         for group, n in sorted(total.items())
     )
     return GroupAccuracy(tuple(rows), split)
-
-
-@torch.no_grad()
-def evaluate_groups(model: nn.Module, images: GroupedImages, *, batch_size: int = 256) -> GroupAccuracy:
-    """Classify images and tabulate; the model's mode is left as it is.
-
-    Args:
-        model: Maps images to logits; it should be in evaluation mode.
-        images: Images on the model's device; their `split` goes into the table.
-        batch_size: Images at once.
-
-    Raises:
-        ValueError: If there is no image.
-    """
-    if not len(images):
-        raise ValueError("images holds no image")
-    prediction = torch.cat([model(batch).argmax(dim=1) for batch in images.x.split(batch_size)])
-    return group_accuracy(prediction, images.y, images.c, split=images.split)
 
 
 def wilson(successes: int, total: int, confidence: float) -> tuple[float, float]:

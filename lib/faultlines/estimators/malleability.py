@@ -13,6 +13,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.estimators.similarity.correlation import (
+    average_ranks,
+    both_finite,
+    top_membership,
+    topk_intersection,
+    where_defined,
+)
+
 Influence = Float[Tensor, "n t"]
 
 
@@ -26,7 +34,8 @@ def flip_rate(
 ) -> Tensor:
     """Return the share of the most influential training samples whose influence changes sign.
 
-    A coin flip gives 0.5. An influence of exactly 0 after the perturbation counts as changed.
+    A coin flip gives 0.5. An influence of exactly 0 after the perturbation counts as changed. Samples tied for the
+    last places among the most influential share them.
 
     Args:
         before: Influences on the clean training set.
@@ -37,7 +46,7 @@ def flip_rate(
         rank_by: Size of the influence, or its value.
 
     Returns:
-        `[n_test]` for `per_test`, a scalar for `aggregated`.
+        `[n_test]` for `per_test`, a scalar for `aggregated`; NaN where an influence is not finite.
 
     Raises:
         ValueError: If shapes disagree or an argument is not as stated.
@@ -55,48 +64,57 @@ def flip_rate(
         raise ValueError(f"rank_by={rank_by!r} is not one of 'absolute', 'signed'")
     if mode == "aggregated":
         before, after = before.sum(dim=1, keepdim=True), after.sum(dim=1, keepdim=True)
-    size = before.abs() if rank_by == "absolute" else before
-    top = size.topk(count, dim=0).indices
-    flipped = (before.gather(0, top).sign() != after.gather(0, top).sign()).to(before.dtype).mean(dim=0)
-    return flipped[0] if mode == "aggregated" else flipped
+    a, b = before.T, after.T
+    member = top_membership(a.abs() if rank_by == "absolute" else a, count).to(before.dtype)
+    rate = (member * (a.sign() != b.sign())).sum(dim=1) / count
+    rate = where_defined(rate, both_finite(a, b))
+    return rate[0] if mode == "aggregated" else rate
 
 
 def rank_correlation(before: Influence, after: Influence) -> Float[Tensor, " t"]:
     """Return Spearman's correlation of the two rankings of training samples, for each test sample.
 
+    Returns:
+        `[n_test]` in float64; as of every rank correlation here, NaN where one side is constant or not finite.
+
     Raises:
-        ValueError: If shapes disagree, or a column is constant.
+        ValueError: If shapes disagree.
     """
     _check(before, after, 1.0)
-    a, b = (_ranks(x) for x in (before, after))
+    a, b = (average_ranks(x.T).T.contiguous() for x in (before, after))
     a, b = a - a.mean(dim=0), b - b.mean(dim=0)
-    spread = a.norm(dim=0) * b.norm(dim=0)
-    if (spread == 0).any():
-        raise ValueError(
-            f"{int((spread == 0).sum())} test samples have constant influences; a rank needs a difference"
-        )
-    return (a * b).sum(dim=0) / spread
+    return where_defined((a * b).sum(dim=0) / (a.norm(dim=0) * b.norm(dim=0)), both_finite(before.T, after.T))
 
 
 def top_overlap(before: Influence, after: Influence, *, share: float = 0.1) -> Float[Tensor, " t"]:
     """Return the share of the most influential samples, by size, that stay among the most influential.
 
+    Samples tied for the last places share them; see `topk_intersection`.
+
+    Returns:
+        `[n_test]`; NaN where an influence is not finite.
+
     Raises:
         ValueError: If shapes disagree or `share` is out of range.
     """
     count = _check(before, after, share)
-    tops = [torch.zeros_like(x).scatter_(0, x.abs().topk(count, dim=0).indices, 1) for x in (before, after)]
-    return (tops[0] * tops[1]).sum(dim=0) / count
+    return topk_intersection(before.abs().T, after.abs().T, count)
 
 
 def most_influential(influence: Influence, share: float = 0.1) -> Int64[Tensor, " s"]:
     """Return the training samples of largest mean absolute influence over the test samples, largest first.
 
+    Of equals, the first in the order of the samples.
+
     Raises:
-        ValueError: If `share` is out of range.
+        ValueError: If `share` is out of range, or an influence is not finite: there is no order then.
     """
     count = _check(influence, influence, share)
-    return influence.abs().mean(dim=1).topk(count).indices
+    if bad := int((~influence.isfinite()).sum()):
+        raise ValueError(
+            f"influence holds {bad} values that are not finite; samples cannot be ordered by them"
+        )
+    return influence.abs().mean(dim=1).argsort(descending=True, stable=True)[:count]
 
 
 def curated(n: int, index: Int64[Tensor, " s"]) -> Int64[Tensor, " r"]:
@@ -112,16 +130,6 @@ def curated(n: int, index: Int64[Tensor, " s"]) -> Int64[Tensor, " r"]:
     keep = torch.ones(n, dtype=torch.bool)
     keep[index] = False
     return keep.nonzero().flatten()
-
-
-def _ranks(x: Tensor) -> Tensor:
-    """Return ranks along the first axis; ties share the mean of theirs."""
-    columns = []
-    for column in x.T:
-        _, inverse, counts = torch.unique(column, return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        columns.append((last - (counts - 1) / 2)[inverse])
-    return torch.stack(columns, dim=1)
 
 
 def _check(before: Tensor, after: Tensor, share: float) -> int:

@@ -1,7 +1,8 @@
-"""The margin of a classifier and how fast it can be lost."""
+"""The margin of a classifier, how fast it can be lost, and the radius that this suggests."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,3 +62,43 @@ def margin_gradient(
     margin = own - other
     (gradient,) = torch.autograd.grad(margin.sum(), x)
     return MarginGradient(margin.detach(), gradient.flatten(1).norm(dim=1))
+
+
+def margin_radius(
+    logits: Float[Tensor, "batch classes"], lipschitz: float | Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    r"""Return $(z_{(1)} - z_{(2)}) / (\sqrt 2 L)$, an **estimate** of the distance to another class.
+
+    It certifies a radius only where $L$ bounds the Jacobian on the whole ball of that radius. A norm at a
+    point, which is what `logit_jacobian_norm` and `jacobian_norm` return, does not.
+
+    Args:
+        logits: Logits of each sample.
+        lipschitz: Lipschitz constant of the logits, positive; one number, or one a sample.
+
+    Returns:
+        One radius a sample, in the units of the input.
+
+    Raises:
+        ValueError: If there are fewer than two classes, logits are no floating numbers, or `lipschitz` is not
+            positive or not one number or one a sample.
+
+    Example:
+        >>> import torch
+        >>> margin_radius(torch.tensor([[3.0, 1.0, 0.0]]), 2.0)
+        tensor([0.7071])
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; floating [batch, classes >= 2] is "
+            "needed"
+        )
+    constant = torch.as_tensor(lipschitz, dtype=logits.dtype, device=logits.device)
+    if constant.shape not in ((), (len(logits),)):
+        raise ValueError(
+            f"lipschitz has shape {tuple(constant.shape)}; one number or [{len(logits)}] is needed"
+        )
+    if not bool((constant > 0).all()):
+        raise ValueError(f"lipschitz={constant.min().item()} must be positive")
+    top = logits.topk(2, dim=1).values
+    return (top[:, 0] - top[:, 1]) / (math.sqrt(2) * constant)

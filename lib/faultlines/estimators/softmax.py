@@ -6,8 +6,6 @@ semidefinite.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -122,69 +120,6 @@ def softmax_jacobian_lower(p: Float[Tensor, "*batch n"], *, check: bool = True) 
     return (a * t + b * (1 - b) + torch.where(flat, 0, root)) / 2
 
 
-def softmax_jacobian_bound_ball(
-    p: Float[Tensor, "*batch n"], delta: float | Float[Tensor, "*batch"], *, check: bool = True
-) -> Float[Tensor, "*batch"]:
-    r"""Bound $g_1$, and so $\lVert J \rVert_2$, over all rows whose scores moved by at most `delta`.
-
-    Moving every score by at most $\delta$ multiplies the odds $p_i / (1 - p_i)$ by a factor in
-    $[e^{-2\delta}, e^{2\delta}]$, so each entry stays in an interval $[\ell_i, h_i]$ that grows with $p_i$.
-    The largest entry of the moved row is then $a \in [\ell_{(1)}, h_{(1)}]$, and the second at most $\min(a,
-    1 - a, h_{(2)})$. $a (1 - a + b)$ is maximised over that region in closed form: it is piecewise linear or
-    quadratic in $a$. An entry of exactly 0 has odds 0 and stays there: pass rows that may have underflowed
-    with a positive floor, as `attention_bound_ball` does.
-
-    Args:
-        p: Distributions along the last dimension.
-        delta: How far a score may move, at least 0; one number, or one a row.
-        check: Whether to look at the values of `p` and `delta` first.
-
-    Returns:
-        The bound of each row; $g_1(p)$ for `delta = 0`, and at most 1/2.
-
-    Raises:
-        ValueError: If `delta` is negative or not finite, or rows of `p` are not distributions.
-
-    Example:
-        >>> import torch
-        >>> p = torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64)
-        >>> softmax_jacobian_bound_ball(p, 0.0), softmax_jacobian_bound_ball(p, 0.5)
-        (tensor(0.1350, dtype=torch.float64), tensor(0.2743, dtype=torch.float64))
-    """
-    _check_distribution(p, values=check)
-    delta = torch.as_tensor(delta, dtype=p.dtype, device=p.device)
-    if check and not bool((delta.isfinite() & (delta >= 0)).all()):
-        raise ValueError(f"delta={delta.tolist()} must be finite and at least 0")
-    first, second, index = leading_pair(p)
-    outside = mass_outside(p, first, index[..., :1])
-    # a and 1 - a go side by side: the difference from a rounded 1 would make every nearly one-hot row flat
-    low, most = move_odds(first, -2 * delta, outside), move_odds(outside, 2 * delta, first)
-    high, least = move_odds(first, 2 * delta, outside), move_odds(outside, -2 * delta, first)
-    other = move_odds(second, 2 * delta)
-    half = torch.full_like(other, 0.5)
-    candidates = torch.stack([low, high, other, 1 - other, (1 + other) / 2, half])
-    complements = torch.stack([most, least, 1 - other, other, (1 - other) / 2, half])
-    a = torch.minimum(torch.maximum(candidates, low), high)
-    rest = torch.maximum(torch.minimum(complements, most), least)
-    b = torch.minimum(torch.minimum(a, rest), other)
-    return (a * (rest + b)).amax(dim=0)
-
-
-def move_odds(p: Tensor, log_factor: Tensor, complement: Tensor | None = None) -> Tensor:
-    """Return the probability whose odds are those of `p` times `exp(log_factor)`.
-
-    Args:
-        p: Probabilities.
-        log_factor: Logarithm of the factor.
-        complement: `1 - p` where that difference would cancel.
-    """
-    limit = 0.95 * math.log(torch.finfo(p.dtype).max)  # beyond it 0 * inf; half a side reaches any positive p
-    half = (log_factor / 2).clamp(-limit, limit)
-    up = p * half.exp()
-    down = (1 - p if complement is None else complement) * (-half).exp()
-    return up / (up + down)
-
-
 def _check_distribution(p: Tensor, *, values: bool) -> None:
     if not p.is_floating_point():
         raise ValueError(f"p has dtype {p.dtype}; a floating dtype is needed")
@@ -202,3 +137,55 @@ def _check_distribution(p: Tensor, *, values: bool) -> None:
         raise ValueError(
             f"p has a row whose sum differs from 1 by {off:.3g}; at most {tolerance:.3g} is allowed"
         )
+
+
+def _leader_and_tail(p: Tensor) -> tuple[Tensor, Tensor]:
+    if p.ndim < 1 or p.shape[-1] < 1:
+        raise ValueError(f"p has shape {tuple(p.shape)}; at least one entry along a last dimension is needed")
+    # 1 - a is the sum of the others: subtracting a nearly one-hot leader from 1 would lose every digit
+    ordered = p.sort(dim=-1, descending=True).values
+    return ordered[..., 0], ordered[..., 1:]
+
+
+def softmax_jacobian_frobenius(p: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    r"""Return the Frobenius norm, $\bigl(\sum_i p_i^2 (1 - p_i)^2 + \sum_{i \ne j} p_i^2 p_j^2\bigr)^{1/2}$.
+
+    Example:
+        >>> import torch
+        >>> softmax_jacobian_frobenius(torch.tensor([0.5, 0.5]))
+        tensor(0.5000)
+    """
+    leader, tail = _leader_and_tail(p)
+    scale = (
+        tail[..., :1] if tail.shape[-1] else torch.zeros_like(leader)[..., None]
+    )  # squares must not underflow
+    r = tail / torch.where(scale > 0, scale, 1)
+    squares = r.square().sum(dim=-1)
+    diagonal = (leader * r.sum(dim=-1)).square() + (r * (1 - tail)).square().sum(dim=-1)
+    others = scale[..., 0].square() * (squares.square() - r.pow(4).sum(dim=-1)).clamp_min(0)
+    return scale[..., 0] * (diagonal + 2 * leader.square() * squares + others).sqrt()
+
+
+def softmax_jacobian_gershgorin(p: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    r"""Return the top of the Gershgorin discs, $\max_i 2 p_i (1 - p_i)$.
+
+    Example:
+        >>> import torch
+        >>> softmax_jacobian_gershgorin(torch.tensor([0.25, 0.75]))
+        tensor(0.3750)
+    """
+    leader, tail = _leader_and_tail(p)
+    first = 2 * leader * tail.sum(dim=-1)
+    return torch.cat([first[..., None], 2 * tail * (1 - tail)], dim=-1).amax(dim=-1)
+
+
+def softmax_jacobian_trace(p: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    r"""Return the trace, $\sum_i p_i (1 - p_i)$, which bounds the norm since the matrix is positive semidefinite.
+
+    Example:
+        >>> import torch
+        >>> softmax_jacobian_trace(torch.tensor([0.5, 0.5]))
+        tensor(0.5000)
+    """
+    leader, tail = _leader_and_tail(p)
+    return leader * tail.sum(dim=-1) + (tail * (1 - tail)).sum(dim=-1)

@@ -101,7 +101,8 @@ class LinearAttention(KernelMechanism):
     r"""The linear feature map, $P_{ij} = \phi(q_i) \cdot \phi(k_j) / (\tau N)$ with $\phi = \mathrm{elu} + 1$.
 
     Features of Katharopoulos et al. (2020), who divide by the row's sum; so does `normalise=True`, where $\tau$
-    drops out. Without a bias and a map, the output is $\phi(Q) (\phi(K)^\top V)$, linear in the number of tokens.
+    drops out, and a row whose weights are all too small for the type is zero. Without a bias and a map, the output
+    is $\phi(Q) (\phi(K)^\top V)$, linear in the number of tokens.
 
     Args:
         heads: Heads of the layer; the kernel is the same for all.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from faultlines.models.pixel_normalization import IMAGENET_PIXELS, Normalize, Statistic
-from faultlines.models.weight_files import read_state
+from faultlines.models.weight_files import one_line, read_state
 
 DEPTHS = (18, 50)
 
@@ -169,7 +169,7 @@ class ResNet(nn.Module):
         try:
             self.body.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"weights={str(path)!r} does not fit: {error}") from error
+            raise ValueError(f"weights={str(path)!r} does not fit: {one_line(error)}") from error
 
 
 def _trunk(depth: int) -> OrderedDict[str, nn.Module]:

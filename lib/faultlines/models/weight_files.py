@@ -123,13 +123,13 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> list[str]:
     try:
         replaced = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(source))
         with torch.serialization.safe_globals([(Inert, name) for name in replaced]):
-            content = torch.load(source, map_location="cpu", weights_only=True)
+            tensors = state_dict(torch.load(source, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, *_DAMAGED) as error:
-        raise ValueError(f"source={str(source)!r} cannot be read with stand-ins: {_line(error)}") from error
+        raise ValueError(
+            f"source={str(source)!r} cannot be read with stand-ins: {one_line(error)}"
+        ) from error
     # safetensors wants each tensor with memory of its own
-    save_file(
-        {name: value.detach().clone().contiguous() for name, value in state_dict(content).items()}, target
-    )
+    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, target)
     return replaced
 
 
@@ -142,12 +142,13 @@ def _check_file(path: Path, argument: str = "path") -> None:
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
-    return ValueError(f"path={str(path)!r} is damaged or no file of weights: {_line(error)}")
+    return ValueError(f"path={str(path)!r} is damaged or no file of weights: {one_line(error)}")
 
 
-def _line(error: BaseException) -> str:
-    """Return the first line of an error, which torch follows by a page."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def one_line(error: BaseException) -> str:
+    """Return what an error says on one line, which torch follows by a page."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:200]} ..."
 
 
 def main(arguments: list[str] | None = None) -> None:

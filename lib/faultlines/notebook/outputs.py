@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbformat import NotebookNode
+
 from faultlines.notebook.code import digest
 
 RECORD = "application/vnd.faultlines.record+json"
@@ -59,6 +61,16 @@ def shown_in(outputs: Iterable[Mapping[str, Any]]) -> Shown:
         elif not {RECORD, RESTAMP} & set(output["data"]):
             shown.displayed.append(output["data"])
     return shown
+
+
+def take(notebook: NotebookNode, mime: str) -> list[Any]:
+    """Return every output of a mime type in a notebook, in order."""
+    return [
+        output["data"][mime]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if mime in output.get("data", {})
+    ]
 
 
 class Watch:

@@ -12,8 +12,8 @@ say stands on lines of its own:
 
     # must: dim % heads == 0 -- the heads share the width
 
-The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), `n_classes(data
-set)`, `set_size(data set)`, and Python's own `all any len max min set sorted sum zip range`.
+The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), and Python's
+own `all any len max min set sorted sum zip range`.
 
 papermill itself accepts any name and any value. `check_parameters` holds them against the cell from inside the kernel,
 whichever tool executes; the command line does so before a kernel starts.
@@ -356,12 +356,5 @@ def image_shape(name: str) -> tuple[int, int, int]:
     return data.image_shape(name)
 
 
-def n_classes(name: str) -> int:
-    """Return the number of classes of a data set; see `faultlines.data.n_classes`."""
-    from faultlines import data
-
-    return data.n_classes(name)
-
-
 CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
-HELPERS: dict[str, Callable[..., Any]] = {"image_shape": image_shape, "n_classes": n_classes}
+HELPERS: dict[str, Callable[..., Any]] = {"image_shape": image_shape}

@@ -79,4 +79,6 @@ class Project:
         """Return where the committed result of a run stands."""
         if run == "default":
             return self.chapters / f"{chapter}.ipynb"
+        if run == "smoke":  # what `pytest --nbval` holds a new execution against
+            return self.root / "tests" / "notebooks" / f"{chapter}.ipynb"
         return self.root / "results" / run / f"{chapter}.ipynb"

@@ -31,7 +31,7 @@ from faultlines.notebook.code import (
     said_text,
 )
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.outputs import LEDGER, RECORD, RESTAMP, shown_in
+from faultlines.notebook.outputs import LEDGER, RECORD, RESTAMP, shown_in, take
 from faultlines.notebook.parameters import read_parameters, resolve
 from faultlines.reporting.prose import bundle, missing
 
@@ -154,16 +154,6 @@ class Provenance(Record):
 def code_cells_of(notebook: NotebookNode) -> list[NotebookNode]:
     """Return every code cell that is not empty."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-
-
-def take(notebook: NotebookNode, mime: str) -> list[Any]:
-    """Return every output of a mime type in a notebook, in order."""
-    return [
-        output["data"][mime]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if mime in output.get("data", {})
-    ]
 
 
 def read_record(notebook: NotebookNode) -> tuple[Record | None, list[str]]:

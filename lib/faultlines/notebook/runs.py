@@ -13,6 +13,8 @@ from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.parameters import Check, resolve
 from faultlines.notebook.project import Project
 
+TESTS = ("smoke", "rehearsal")
+
 
 class Run(BaseModel):
     """One run group.
@@ -60,6 +62,11 @@ class Runs(BaseModel):
         if name not in self.runs:
             raise one_of("run", name, list(self.runs))
         return self.runs[name]
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the runs whose results are shown to readers: all but those that only test."""
+        return [name for name in self.runs if name not in TESTS]
 
     def covers(self, name: str, chapter: Chapter) -> bool:
         """Whether a chapter is part of a run."""

@@ -30,16 +30,26 @@ def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
         UsageError: If the chapter's code is another, or its text quotes what the execution did not: then it has to be
             executed.
     """
+    ours, theirs = _ran(source), _ran(executed)
+    same = [cells_hash(cell.source for cell in cells[1:-1]) for cells in (ours, theirs)]
+    if same[0] != same[1]:
+        raise UsageError("the chapter's code has changed since the notebook was executed: run it again")
+    return with_cells_of(source, executed)
+
+
+def with_cells_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """Return an executed notebook with the cells of its chapter, whose code may be written otherwise; see above.
+
+    Raises:
+        UsageError: If it has other cells, or its text quotes what the execution did not.
+    """
     record, _ = read_record(executed)
     if record is None:
         raise UsageError("the notebook holds no record: it was not run to its end")
-    ours = [cell for cell in code_cells_of(source) if said_text(cell.source) is None]
-    ran = code_cells_of(executed)
-    injected = [cell for cell in ran if injected_values(cell.source) is not None]
-    theirs = [cell for cell in ran if said_text(cell.source) is None and cell not in injected]
-    same = [cells_hash(cell.source for cell in cells[1:-1]) for cells in (ours, theirs)]
-    if len(ours) != len(theirs) or same[0] != same[1]:
-        raise UsageError("the chapter's code has changed since the notebook was executed: run it again")
+    theirs = _ran(executed)
+    injected = [cell for cell in code_cells_of(executed) if injected_values(cell.source) is not None]
+    if len(_ran(source)) != len(theirs):
+        raise UsageError("the chapter has other cells than the notebook that was executed: run it again")
     page = copy.deepcopy(executed)
     page.cells = []
     outputs = iter(theirs)
@@ -72,3 +82,12 @@ def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
                 output.execution_count = number
     number_cells(page)
     return page
+
+
+def _ran(notebook: NotebookNode) -> list[NotebookNode]:
+    # the chapter's own cells that compute
+    return [
+        cell
+        for cell in code_cells_of(notebook)
+        if said_text(cell.source) is None and injected_values(cell.source) is None
+    ]

@@ -38,16 +38,13 @@ class Gathered:
 
     @classmethod
     def read(cls, plan: str) -> Gathered:
-        """Read the ledgers of the notebooks that a plan names; one that is missing or not whole does not count."""
+        """Read a plan and the ledgers in it; a run without one does not count."""
         saved = json.loads(Path(plan).read_text(encoding="utf-8"))
-        rows = []
-        for one in saved["runs"]:
-            try:
-                notebook = json.loads(Path(one["notebook"]).read_text(encoding="utf-8"))
-                ledger = notebook["metadata"]["faultlines"]["ledger"]
-            except (OSError, ValueError, KeyError):
-                continue
-            rows.append((one["values"], {row["claim"]: row for row in ledger}))
+        rows = [
+            (one["values"], {row["claim"]: row for row in one["ledger"]})
+            for one in saved["runs"]
+            if one["ledger"] is not None
+        ]
         return cls(
             saved["chapter"], saved["run"], saved["axes"], saved["overrides"], len(saved["runs"]), rows
         )

@@ -1,9 +1,9 @@
 """Execute one notebook: the job that a pool of processes and a cluster share.
 
-`python -m faultlines.runner.job` reads a `Job` as one line of JSON from standard input and prints one JSON line an
-event: `start`, `cell`, then `done` or `failed`. It runs in a process of its own so that threads and devices are
-its own, and so that the caller can end it. With `--watch` it ends itself when standard input closes, which is
-how a job learns that its caller was killed.
+`python -m faultlines.runner.job` reads a `JobSpec` as one line of JSON from standard input and prints one JSON line
+an event: `start`, `cell`, then `done` or `failed`; before them `waiting` where another process executes the same. It
+runs in a process of its own so that threads and devices are its own, and so that the caller can end it. With `--watch`
+it ends itself when standard input closes, which is how a job learns that its caller was killed.
 """
 
 from __future__ import annotations
@@ -14,23 +14,78 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
+from pydantic import BaseModel
 
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.checkpoints import forget, take_up
 from faultlines.notebook.code import library_code
+from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import read_record
+from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import number_cells, write_notebook
 from faultlines.notebook.task import Task, code_of
-from faultlines.runner.environment import quieten
-from faultlines.runner.record import Report, recorded
-from faultlines.runner.submission import Job, changed_since
+from faultlines.runner.job_lock import lock_file, locked
+from faultlines.runner.job_status import JobStatus, Report, with_status
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class JobSpec(BaseModel):
+    """Everything that a job needs to know, plain enough to travel as JSON.
+
+    Attributes:
+        root: The checkout.
+        chapter: Name of the chapter.
+        run: Run group.
+        overrides: Parameters given on the command line, as text.
+        parameters: All parameters, resolved and checked.
+        timeout_s: Longest time that one cell may take; None for no limit.
+        code: Code hash of every library module, and of the chapter under its name, when the job was submitted.
+    """
+
+    root: Path
+    chapter: str
+    run: str
+    overrides: dict[str, str]
+    parameters: dict[str, Any]
+    timeout_s: int | None = None
+    code: dict[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls, project: Project, task: Task, parameters: dict[str, Any], code: dict[str, str] | None = None
+    ) -> JobSpec:
+        """Return what the job of a task needs to know."""
+        return cls(
+            root=project.root,
+            chapter=task.chapter.name,
+            run=task.run,
+            overrides=dict(task.overrides),
+            parameters=parameters,
+            code=code,
+        )
+
+
+def changed_since(submitted: Mapping[str, str] | None, found: Mapping[str, str]) -> list[str]:
+    """Return the names whose code differs between submission and start; none where nothing was submitted.
+
+    A module that is new since then counts for nothing: what could use it would have changed too.
+    """
+    return sorted(name for name, code in (submitted or {}).items() if found.get(name) != code)
+
+
+def quieten() -> None:
+    """Keep out of the notebook what is said to a person at a terminal."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar redrawn a thousand times is no output to keep
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
 @dataclass
@@ -40,10 +95,11 @@ class Cells:
     started: int = 0
 
 
-def execute(job: Job, report: Report = lambda event: None) -> bool:
+def execute(job: JobSpec, report: Report = lambda event: None) -> bool:
     """Execute a job and put its result in place.
 
-    The result stands where `Task.working` says only once it is whole. A chapter that raises leaves its
+    Where another process executes the same chapter under the same run, wait for it; what it has made by then is not
+    made again. The result stands where `Task.working` says only once it is whole. A chapter that raises leaves its
     notebook, with the traceback, at `Task.failed`, and an earlier good result untouched.
 
     Args:
@@ -53,13 +109,34 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     Returns:
         Whether every cell ran.
     """
-    from papermill.exceptions import PapermillExecutionError
-
     project = Project.find(job.root)
     task = Task(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
+    status = JobStatus.path(project, task)
+
+    def waits(tell: Report = report) -> None:
+        other = JobStatus.read(status)
+        tell(
+            {
+                "event": "waiting",
+                "who": other.who if other and other.state == "running" else "another process",
+            }
+        )
+
+    with locked(lock_file(status), waits) as waited:
+        report = with_status(report, project, task)
+        if waited:
+            made = Freshness(project, Runs.load(project)).state(task, "here")
+            if made.name == "fresh" and made.result is not None:
+                report({"event": "done", "wall_s": made.result.provenance.wall_s})
+                return True
+        return _execute(job, project, task, report)
+
+
+def _execute(job: JobSpec, project: Project, task: Task, report: Report) -> bool:
+    from papermill.exceptions import PapermillExecutionError
+
     partial = task.partial(project)
     modules = library_code(project.library)
-    report = recorded(report, project, task)
     if moved := changed_since(job.code, code_of(task, modules)):
         where = {"error": "CodeChanged", "message": f"{', '.join(moved)} changed since the job was submitted"}
         report({"event": "failed", **where})
@@ -94,7 +171,7 @@ def execute(job: Job, report: Report = lambda event: None) -> bool:
     return True
 
 
-def _papermill(job: Job, task: Task, partial: Path, report: Report, cells: Cells) -> NotebookNode:
+def _papermill(job: JobSpec, task: Task, partial: Path, report: Report, cells: Cells) -> NotebookNode:
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -102,7 +179,7 @@ def _papermill(job: Job, task: Task, partial: Path, report: Report, cells: Cells
         """papermill's own engine, telling of each finished code cell."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *rest: Any, **options: Any) -> Any:
             start, complete = nb_man.cell_start, nb_man.cell_complete
 
             def cell_start(cell: NotebookNode, *rest: Any, **more: Any) -> None:
@@ -115,7 +192,7 @@ def _papermill(job: Job, task: Task, partial: Path, report: Report, cells: Cells
                     report({"event": "cell", "done": cells.started})
 
             nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+            return super().execute_managed_notebook(nb_man, kernel_name, *rest, **options)
 
     papermill_engines.register("faultlines", Reporting)
     source = task.chapter.notebook()
@@ -165,7 +242,7 @@ def main() -> int:
     quieten()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints must not break the stream of events
-    job = Job.model_validate_json(sys.stdin.readline())
+    job = JobSpec.model_validate_json(sys.stdin.readline())
     if "--watch" in sys.argv:
         threading.Thread(target=_end_with_caller, daemon=True).start()
 

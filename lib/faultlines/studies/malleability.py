@@ -19,10 +19,8 @@ from faultlines.estimators.malleability import (
     rank_correlation,
     top_overlap,
 )
-from faultlines.estimators.ntk.arccosine import relu_ntk
-from faultlines.estimators.ntk.finite import finite_relu_ntk
-from faultlines.estimators.ntk.ridge import KernelRidge, match_ridge
-from faultlines.estimators.ntk.targets import centred_one_hot, signed_targets
+from faultlines.estimators.ntk.ridge import KernelRidge, centred_one_hot, match_ridge, signed_targets
+from faultlines.estimators.ntk.two_layer import finite_relu_ntk, relu_ntk
 from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import KernelExpansion
 

@@ -7,9 +7,9 @@ from .ensemble import Ensemble as Ensemble
 from .ensemble import fit_ensemble as fit_ensemble
 from .fit import fit as fit
 from .fit import training_loss as training_loss
-from .group_history import GroupHistory as GroupHistory
-from .group_history import Selection as Selection
 from .groups import GroupFit as GroupFit
+from .groups import GroupHistory as GroupHistory
+from .groups import Selection as Selection
 from .groups import fit_groups as fit_groups
 from .history import History as History
 from .loop import State as State

@@ -163,8 +163,10 @@ def load(path: Path, run: dict[str, str]) -> dict[str, Any] | None:
     if path.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} is a folder; give it the name of a file")
     try:
-        # generator states must stay on the CPU; load_state_dict moves the rest to its own device
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of pickles that it did not write
+            # generator states must stay on the CPU; load_state_dict moves the rest to its own device
+            state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["run"]
         keys = found.keys() | run.keys()
     except FileNotFoundError:  # another process set it aside

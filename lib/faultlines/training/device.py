@@ -35,6 +35,6 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         raise ValueError(f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     try:
         torch.empty(0, device=device)  # a backend is asked itself whether it is there
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(f"device={name!r} is not there: {str(error).splitlines()[0]}") from None
     return device

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data
-from faultlines.estimators.ntk.finite import finite_relu_ntk
+from faultlines.estimators.ntk.two_layer import finite_relu_ntk
 from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import LinearisedTwoLayer, TwoLayerReLU
 from faultlines.training import checkpoint as checkpoints

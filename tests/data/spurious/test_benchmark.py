@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from faultlines.data import BENCHMARKS, benchmark_cells, render_groups, spurious_benchmark
 from faultlines.data.spurious.benchmark import expand
-from faultlines.estimators import evaluate_groups
+from faultlines.estimators import group_accuracy
 from faultlines.models import SmallCNN
 
 
@@ -67,7 +67,11 @@ def test_a_network_takes_the_shortcut_and_need_not():
                 stepper.zero_grad()
                 F.cross_entropy(model(images.x[index]), images.y[index]).backward()
                 stepper.step()
-        found[name] = [evaluate_groups(model.eval(), part).average for part in (data.validation, data.test)]
+        with torch.no_grad():
+            found[name] = [
+                group_accuracy(model.eval()(part.x).argmax(dim=1), part.y, part.c).average
+                for part in (data.validation, data.test)
+            ]
     assert found["shortcut"][0] > 0.85 and found["shortcut"][1] < 0.25
     assert found["fair"][1] > 0.6
 

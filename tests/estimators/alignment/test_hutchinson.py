@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.estimators.alignment.exact_alignment import alignment_exact
 
-from faultlines.estimators.alignment import alignment_exact, alignment_hutchinson
+from faultlines.estimators.alignment import alignment_hutchinson
 from faultlines.models import ViT
 
 SIZES = {"image_size": 4, "patch_size": 2, "channels": 1, "classes": 3, "dim": 8, "depth": 2, "heads": 4}

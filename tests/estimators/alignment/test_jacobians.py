@@ -6,15 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.estimators.alignment.exact_alignment import alignment_exact
 
-from faultlines.estimators.alignment import (
-    alignment_exact,
-    branch_jacobians,
-    combined_norm,
-    entrywise_opposition,
-    sensitivity_ratio,
-    sensitivity_threshold,
-)
+from faultlines.estimators.alignment import combined_norm, sensitivity_ratio, sensitivity_threshold
+from faultlines.estimators.alignment.jacobians import branch_jacobians
 from faultlines.models import ViT, record
 
 SIZES = {"image_size": 4, "patch_size": 2, "channels": 1, "classes": 3, "dim": 8, "depth": 2, "heads": 4}
@@ -65,7 +60,10 @@ def test_lemma_1_and_theorems_2_and_3_on_exact_jacobians(seed, lambda_init):
     model = vit(seed, depth=1, attention_options={"lambda_init": lambda_init})
     base = branch_jacobians(vit(seed, "softmax", depth=1), images(seed, 1)[0]).first.flatten(1).norm(dim=1)
     x = images(seed, 1)
-    found, measured = alignment_exact(model, x), branch_jacobians(model, x[0]).combined.flatten(1).norm(dim=1)
+    found, measured = (
+        alignment_exact(model, x, 1),
+        branch_jacobians(model, x[0]).combined.flatten(1).norm(dim=1),
+    )
     cosine, norm1, norm2, lam = found.cosine[0, 0], found.norm1[0, 0], found.norm2[0, 0], found.lam[0]
     assert (cosine.abs() <= 1 + 1e-12).all()
     assert torch.allclose(combined_norm(norm1, norm2, cosine, lam), measured, rtol=1e-10)
@@ -93,24 +91,11 @@ def test_theorem_1_at_its_ends(sign):
             values[0, :, 1] = values[0, :, 0]
             values[1, :, 1] = sign * values[1, :, 0]
     x = images(n=1)
-    found, jacobians = alignment_exact(model, x), branch_jacobians(model, x[0])
+    found, jacobians = alignment_exact(model, x, 1), branch_jacobians(model, x[0])
     assert torch.allclose(found.cosine, torch.full_like(found.cosine, sign), rtol=1e-12)
     assert torch.allclose(found.rho, torch.ones_like(found.rho), rtol=1e-12)
     measured = jacobians.combined.flatten(1).norm(dim=1)
     assert torch.allclose(measured, (1 - sign * found.lam[0]).abs() * found.norm1[0, 0], rtol=1e-10)
-    assert torch.equal(entrywise_opposition(jacobians), torch.full((2,), float(sign < 0)))
-
-
-def test_entrywise_against_a_loop():
-    jacobians = branch_jacobians(vit(), images()[0], layer=1)
-    for rows, queries in (("all", range(5)), ("first", range(1))):
-        for pair, share in enumerate(entrywise_opposition(jacobians, rows=rows).tolist()):
-            signs = [
-                torch.dot(jacobians.first[pair, i, j], jacobians.second[pair, i, j]).item() < 0
-                for i in queries
-                for j in range(5)
-            ]
-            assert share == pytest.approx(sum(signs) / len(signs))
 
 
 def test_head_pairs_are_the_control():
@@ -132,9 +117,8 @@ def test_a_constant_map_has_cosine_zero():
     with torch.no_grad():
         model.blocks[0].attention.qkv.weight[:16] = 0
         model.blocks[0].attention.qkv.bias[:16] = 0
-    found = alignment_exact(model, images())
+    found = alignment_exact(model, images(), 1)
     assert (found.norm1 == 0).all() and (found.cosine == 0).all() and not found.opposed.any()
-    assert entrywise_opposition(branch_jacobians(model, images()[0])).isnan().all()
 
 
 def test_errors():
@@ -142,7 +126,3 @@ def test_errors():
         branch_jacobians(vit(), images()[0], layer=2)
     with pytest.raises(ValueError, match="1 heads"):
         branch_jacobians(vit(attention="softmax", heads=1), images()[0])
-    with pytest.raises(ValueError, match="rows='last'"):
-        entrywise_opposition(branch_jacobians(vit(), images()[0]), rows="last")
-    with pytest.raises(ValueError, match="records no attention"):
-        alignment_exact(torch.nn.Flatten(), images())

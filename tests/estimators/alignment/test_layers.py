@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from faultlines.estimators import (
-    branch_jacobians,
     combined_norm,
     layer_gradients,
     sensitivity_ratio,
     sensitivity_threshold,
     tie_branches,
 )  # fmt: skip
+from faultlines.estimators.alignment.jacobians import branch_jacobians
 from faultlines.models import ViT
 
 SIZES = {"image_size": 4, "patch_size": 2, "channels": 1, "classes": 3, "dim": 8, "depth": 2, "heads": 4}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faultlines.estimators.alignment import alignment_losspath, branch_jacobians
+from faultlines.estimators.alignment import alignment_losspath
+from faultlines.estimators.alignment.jacobians import branch_jacobians
 from faultlines.models import ViT
 from faultlines.models.differential import join_pairs
 

@@ -87,5 +87,5 @@ def test_a_target_out_of_range(method: str, rectified: nn.Module, transformer: V
 def test_models_that_a_method_is_not_for(smooth: nn.Module, linear: nn.Module, x: Tensor) -> None:
     with pytest.raises(ValueError, match=r"Sequential has no nn.ReLU module"):
         guided_backprop(smooth, x, 0)
-    with pytest.raises(ValueError, match=r"layer=None needs a model with an nn.Conv2d; Sequential has none"):
+    with pytest.raises(ValueError, match=r"layer=None needs a model with an nn.Conv2d; Sequential runs none"):
         grad_cam(linear, x, 0)

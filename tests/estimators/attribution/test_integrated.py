@@ -6,7 +6,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from faultlines.estimators.attribution import integrated_gradients
-from faultlines.estimators.attribution.integrated import RULES
+from faultlines.estimators.attribution.averaged_gradients import RULES
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from faultlines.estimators.curvature import curvature_link, input_curvature, input_laplacian
+from faultlines.estimators.curvature import curvature_link, input_curvature
 from faultlines.models import CNN, MLP, ViT
 
 
@@ -69,7 +69,6 @@ MODELS = {
 def test_against_dense_hessians(name):
     model, (x, y) = MODELS[name](), images()
     found = input_curvature(model, x, y, tol=1e-9)
-    laplacian = input_laplacian(model, x, y, probes=300)
     for i in range(len(x)):
         h = dense(lambda z, i=i: model(z)[0, y[i]], x[i : i + 1])
         norm = torch.linalg.eigvalsh((h + h.T) / 2).abs().max()
@@ -78,7 +77,6 @@ def test_against_dense_hessians(name):
         assert found.norm[i].item() == pytest.approx(norm.item(), rel=1e-5)
         assert found.gradient[i].item() == pytest.approx(gradient.item(), rel=1e-10)
         assert found.relative[i].item() == pytest.approx((norm / gradient).item(), rel=1e-5)
-        assert abs(laplacian.mean[i] - h.trace()) < 4.5 * laplacian.standard_error[i] + 1e-6
     loose = input_curvature(model, x, y)
     assert ((found.norm - loose.norm) / found.norm).max() <= 1e-2
     assert (loose.norm <= found.norm * (1 + 1e-9)).all()
@@ -90,9 +88,6 @@ def test_chunks_and_samples_do_not_matter():
     chunked = input_curvature(model, x, y, tol=1e-10, chunk_size=2)
     torch.testing.assert_close(chunked.norm, whole.norm)
     torch.testing.assert_close(input_curvature(model, x[3:4], y[3:4], tol=1e-10).norm, whole.norm[3:4])
-    torch.testing.assert_close(
-        input_laplacian(model, x, y, chunk_size=5).mean, input_laplacian(model, x, y).mean
-    )
 
 
 def test_relative_curvature_does_not_see_the_scale_of_the_logits():
@@ -118,7 +113,7 @@ def test_defined_values_without_curvature_or_gradient():
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double().requires_grad_(False)
     found = input_curvature(linear, x, y)
     torch.testing.assert_close(found.gradient, linear[1].weight[y].norm(dim=1))
-    assert (found.norm == 0).all() and (input_laplacian(linear, x, y).mean == 0).all()
+    assert (found.norm == 0).all()
     constant = input_curvature(lambda x: torch.ones(len(x), 3, dtype=x.dtype), x, y)
     assert (constant.gradient == 0).all() and constant.relative.isnan().all()
     saddle = input_curvature(lambda x: x.flatten(1)[:, :3].square(), torch.zeros_like(x), y)
@@ -177,12 +172,13 @@ def test_training_mode_is_refused_and_moves_no_statistics(mixing):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calls = (
         lambda: input_curvature(model, x, y),
-        lambda: input_laplacian(model, x, y),
         lambda: curvature_link(model, x, y, first=model[1]),
         lambda: curvature_link(model, x, y, first=model[1], network=True),
     )
     for call in calls:
-        with pytest.raises(ValueError, match=r"2 \(\w+\) is in training mode; call model.eval\(\) first"):
+        with pytest.raises(
+            ValueError, match=r"model has \w+ in training mode, .*; call model.eval\(\) first"
+        ):
             call()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
@@ -230,11 +226,9 @@ def test_bad_arguments_are_named():
         (lambda: input_curvature(model, x.half(), y), "dtype torch.float16"),
         (lambda: input_curvature(lambda x: model(x)[:, 0], x, y), r"returns shape \(5,\)"),
         (lambda: input_curvature(model, x, y, steps=0), "steps=0"),
-        (lambda: input_laplacian(model, x, y, probes=0), "probes=0"),
         (lambda: input_curvature(model, x, y, steps=2.5), "steps=2.5 must be an integer"),
         (lambda: input_curvature(model, x, y, chunk_size=2.5), "chunk_size=2.5 must be an integer"),
         (lambda: input_curvature(model, x.long(), y), "dtype torch.int64; float32 or float64"),
-        (lambda: input_laplacian(model, x.long(), y), "dtype torch.int64; float32 or float64"),
         (lambda: input_curvature(model, x, y.sum()), "x has 5 samples and y no axis"),
         (lambda: input_curvature(model, x[:0], y[:0]), r"\(0, 1, 4, 4\) .* at least one sample"),
         (lambda: curvature_link(model, x[:0], y[:0], first=model.first), "at least one sample"),

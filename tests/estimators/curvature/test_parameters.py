@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from faultlines.estimators.curvature import HessianProduct, batch_sharpness, hessian_top, hessian_trace
+from faultlines.estimators.curvature import HessianProduct, hessian_top, hessian_trace
 from faultlines.models import MLP, ViT
 
 
@@ -70,10 +70,6 @@ def test_products_are_those_of_the_dense_hessian(kind, chunk_size):
     v = torch.randn(product.like.shape, dtype=torch.float64, generator=rng(3))
     torch.testing.assert_close(product(v)[0], h @ v[0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(product(2 * v), 2 * product(v))  # the graph is still there
-    model.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-    torch.testing.assert_close(product.gradient, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "vit"])
@@ -89,7 +85,8 @@ def test_products_are_differences_of_gradients(kind):
         with torch.no_grad():
             for p, piece in zip(model.parameters(), pieces, strict=True):
                 p += h * piece.view_as(p)
-        ends.append(HessianProduct(model, x, y).gradient)
+        slopes = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+        ends.append(torch.cat([slope.flatten() for slope in slopes]))
     with torch.no_grad():
         for p, piece in zip(model.parameters(), pieces, strict=True):
             p += 1e-6 * piece.view_as(p)
@@ -136,25 +133,6 @@ def test_linear_regression_in_closed_form():
     # Hutchinson's variance with signs, 2 sum of the squares off the diagonal
     exact = (2 * (h - h.diag().diag()).square().sum() / 400).sqrt()
     torch.testing.assert_close(trace.standard_error, exact, rtol=0.15, atol=0)
-    # over the whole set as its one mini-batch: g' H g / g' g with g = H w - b
-    g = h @ model.weight[0] - 2 / 30 * x.T @ y[:, 0]
-    sharpness = batch_sharpness(model, x, y, batch_size=30, batches=2, loss=F.mse_loss)
-    torch.testing.assert_close(sharpness.mean, (g @ h @ g / (g @ g)).detach())
-    assert sharpness.standard_error < 1e-12
-
-
-def test_batch_sharpness_of_single_samples():
-    """Square loss of a linear model on one sample: the Hessian is 2 x x', the gradient is along x."""
-    x = torch.randn(8, 3, dtype=torch.float64, generator=rng(7))
-    y = torch.randn(8, 1, dtype=torch.float64, generator=rng(8))
-    found = batch_sharpness(
-        nn.Linear(3, 1, bias=False).double(), x, y, batch_size=1, batches=2000, loss=F.mse_loss
-    )
-    expected = 2 * x.square().sum(1)
-    assert abs(found.mean - expected.mean()) < 4 * found.standard_error
-    torch.testing.assert_close(
-        found.standard_error, expected.std(unbiased=False) / 2000**0.5, rtol=0.1, atol=0
-    )
 
 
 def test_a_loss_that_is_linear_in_the_parameters_has_no_curvature():
@@ -195,11 +173,9 @@ def test_bad_arguments_are_named():
         (lambda: hessian_top(model, x, y, chunk_size=0), "chunk_size=0"),
         (lambda: hessian_top(model, x, y[:3]), "x has 12 samples and y 3"),
         (lambda: hessian_top(model, x, y, loss=lambda out, _: out.sum(1)), r"loss returned shape \(12,\)"),
-        (lambda: hessian_top(copy.deepcopy(model).train(), x, y), r"BatchNorm1d\) is in training mode"),
+        (lambda: hessian_top(copy.deepcopy(model).train(), x, y), "model has BatchNorm1d in training mode"),
         (lambda: hessian_top(copy.deepcopy(model).requires_grad_(False), x, y), "parameters holds none"),
         (lambda: hessian_trace(model, x, y, probes=0), "probes=0"),
-        (lambda: batch_sharpness(model, x, y, batch_size=13), "batch_size=13"),
-        (lambda: batch_sharpness(model, x, y, batch_size=2, batches=0), "batches=0"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

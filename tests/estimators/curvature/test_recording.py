@@ -1,4 +1,4 @@
-"""Curvature is refused where derivatives would silently be zero."""
+"""Curvature is the same in every autograd mode of the caller."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from faultlines.estimators.curvature import hessian_top, hessian_trace, input_curvature, input_laplacian
+from faultlines.estimators.curvature import hessian_top, hessian_trace, input_curvature
 
 
-@pytest.mark.parametrize("estimate", [hessian_top, hessian_trace, input_curvature, input_laplacian])
-def test_inference_mode_is_refused_and_no_grad_is_not(estimate):
+@pytest.mark.parametrize("estimate", [hessian_top, hessian_trace, input_curvature])
+def test_inference_mode_and_no_grad_do_not_matter(estimate):
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     x, y = torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 1])
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        estimate(model, x, y)
     plain = estimate(model, x, y)
-    with torch.no_grad():
-        quiet = estimate(model, x, y)
-    for name in ("values", "mean", "norm"):
-        if hasattr(plain, name):
-            assert getattr(plain, name).abs().max() > 0
-            torch.testing.assert_close(getattr(plain, name), getattr(quiet, name))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            quiet = estimate(model, x.clone(), y)  # in inference mode a tensor that autograd does not take
+        for name in ("values", "mean", "norm"):
+            if hasattr(plain, name):
+                assert getattr(plain, name).abs().max() > 0
+                torch.testing.assert_close(getattr(plain, name), getattr(quiet, name))
 
 
 def test_probes_are_a_whole_number():

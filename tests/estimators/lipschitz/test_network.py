@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from faultlines.estimators.lipschitz import logit_jacobian_norm, margin_radius
+from faultlines.estimators.lipschitz import logit_jacobian_norm
+from faultlines.estimators.margins import margin_radius
 from faultlines.models import ViT
 
 

@@ -59,7 +59,7 @@ class ChangedExplanation:
             logits = victim(x)
         # logits that differ in their last digits have one probability: the class is theirs to tell
         self.probabilities, self.predicted = logits.softmax(dim=1), logits.argmax(dim=1)
-        relu = count_relu(victim.model, x[:2])
+        relu = count_relu(victim.model, x[:2].clone())
         self.beta = beta if relu else None
         z = x.detach().requires_grad_()
         _, maps = observe(victim.model, explain, z, y)
@@ -195,8 +195,9 @@ def observe(
 
     def wrap(forward: Callable) -> Callable:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            out = forward(*args, **kwargs)
-            if not seen and args and _same(args[0], z):
+            here = not seen and bool(args) and _same(args[0], z)
+            out = forward(args[0].clone(), *args[1:], **kwargs) if here else forward(*args, **kwargs)
+            if here:
                 seen.append(logits_of(out))
             return out
 
@@ -208,7 +209,7 @@ def observe(
     if not isinstance(maps, Tensor) or not maps.is_floating_point() or maps.ndim < 2 or len(maps) != len(z):
         what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(f"explain returned {what}; it must return floating maps [{len(z)}, height, width]")
-    logits = seen[0] if seen else logits_of(model(z))
+    logits = seen[0] if seen else logits_of(model(z.clone()))
     return logits, maps
 
 

@@ -5,8 +5,5 @@ from .grouped import CLASSES as CLASSES
 from .grouped import LOCATIONS as LOCATIONS
 from .grouped import Cell as Cell
 from .grouped import GroupedImages as GroupedImages
-from .grouped import Structure as Structure
 from .grouped import benchmark_cells as benchmark_cells
-from .grouped import m2m_cells as m2m_cells
-from .grouped import o2o_cells as o2o_cells
 from .rendering import render_groups as render_groups

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 CLASSES = ("bulldog", "corgi", "dachshund", "labrador")  # the loader's order, which numbers the labels
@@ -159,7 +159,7 @@ class GroupedImages:
     """Images whose nuisance is known.
 
     Attributes:
-        x: Images, `[n, 3, height, width]`, float32 in [0, 1].
+        x: Images, `[n, 3, height, width]`, floats in [0, 1], or bytes where there are many.
         y: Classes, `[n]`.
         c: Backgrounds, `[n]`: the confounder.
         environment: Training environment 0 or 1, `[n]`.
@@ -169,7 +169,7 @@ class GroupedImages:
             or empty; a model may be chosen on a validation set alone.
     """
 
-    x: Float[Tensor, "n 3 height width"]
+    x: Shaped[Tensor, "n 3 height width"]
     y: Int64[Tensor, " n"]
     c: Int64[Tensor, " n"]
     environment: Int64[Tensor, " n"]

@@ -1,13 +1,68 @@
-"""The two maps that are compared: the branches of differential attention, or a pair of heads as a control."""
+"""The branches of differential attention, or pairs of heads as a control, and the angle between their gradients."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from faultlines.models.differential import DifferentialAttention
 from faultlines.models.recorder import LayerRecord
+
+
+@dataclass(frozen=True)
+class Alignment:
+    r"""The angle between the gradients of two branches, and their lengths.
+
+    Attributes:
+        cosine: $\cos\theta = \langle \nabla A_1, \nabla A_2 \rangle / (\lVert \nabla A_1 \rVert \lVert \nabla A_2
+            \rVert)$, `[batch, layer, pair]`, or `[batch, layer]` on the loss path; 0 where a gradient is zero.
+        norm1: $\lVert \nabla A_1 \rVert$, in the shape of `cosine`.
+        norm2: $\lVert \nabla A_2 \rVert$.
+        lam: $\lambda$ of each layer, `[layer]`, or None where nothing is subtracted (the head-pair control).
+    """
+
+    cosine: Float[Tensor, "batch layer *pair"]
+    norm1: Float[Tensor, "batch layer *pair"]
+    norm2: Float[Tensor, "batch layer *pair"]
+    lam: Float[Tensor, " layer"] | None = None
+
+    @property
+    def rho(self) -> Tensor:
+        r"""$\rho = \lVert \nabla A_2 \rVert / \lVert \nabla A_1 \rVert$, in the shape of `cosine`."""
+        return self.norm2 / self.norm1
+
+    @property
+    def lambda_rho(self) -> Tensor:
+        r"""$\lambda\rho$, in the shape of `cosine`.
+
+        Raises:
+            ValueError: If nothing is subtracted.
+        """
+        if self.lam is None:
+            raise ValueError(
+                "lam is None: these are head pairs of standard attention, which subtracts nothing"
+            )
+        return self.lam.reshape(-1, *[1] * (self.cosine.ndim - 2)) * self.rho
+
+    @property
+    def opposed(self) -> Tensor:
+        r"""Where $\cos\theta < 0$, in the shape of `cosine`; its mean is the frequency of opposition."""
+        return self.cosine < 0
+
+
+def cosine(inner: Tensor, norm1: Tensor, norm2: Tensor) -> Tensor:
+    """Return `inner / (norm1 norm2)`, 0 where a norm is zero.
+
+    Example:
+        >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]))
+        tensor([0.5000, 0.0000])
+    """
+    product = norm1 * norm2
+    return torch.where(product > 0, inner / torch.where(product > 0, product, 1), 0)
 
 
 class Branches(NamedTuple):
@@ -40,3 +95,45 @@ def branch_maps(layer: LayerRecord) -> Branches:
     if layer.maps.shape[1] % 2:
         raise ValueError(f"the layer has {layer.maps.shape[1]} heads; pairs need an even number")
     return Branches(layer.maps[:, 0::2], layer.maps[:, 1::2], None, None)
+
+
+@torch.no_grad()
+def tie_branches(model: nn.Module, sign: int) -> nn.Module:
+    r"""Give the second branch of every pair the queries of the first and, times `sign`, its keys; in place.
+
+    With +1 both maps are equal, so that $\cos\theta = 1$ and $\rho = 1$. With -1 the scores of the second map are
+    those of the first with the opposite sign; where there are **two tokens** its rows are then $1 - A_1$, and
+    $\cos\theta = -1$ with $\rho = 1$. With more tokens it is near, not at, that end.
+
+    Args:
+        model: A network with `blocks`, differential attention in each.
+        sign: 1 or -1.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If `sign` is neither, or a block has no branches.
+
+    Example:
+        >>> from faultlines.estimators.alignment import layer_gradients
+        >>> from faultlines.models import ViT
+        >>> sizes = dict(image_size=4, patch_size=4, channels=1, classes=3, dim=8, depth=1, heads=4)
+        >>> model = tie_branches(ViT(**sizes, attention="differential").double(), -1)
+        >>> cosine = layer_gradients(model, torch.rand(1, 1, 4, 4).double()).branches.cosine
+        >>> bool((cosine + 1).abs().max() < 1e-9)
+        True
+    """
+    if sign not in (1, -1):
+        raise ValueError(f"sign={sign!r} is not one of 1, -1")
+    for block in model.blocks:
+        attention = block.attention
+        if not (isinstance(attention.mechanism, DifferentialAttention) and attention.mechanism.subtract):
+            raise ValueError(f"model has a layer of {type(attention.mechanism).__name__} without branches")
+        for value in (attention.qkv.weight, attention.qkv.bias):
+            if value is None:
+                continue
+            heads = value.unflatten(0, (3, attention.heads // 2, 2, -1))  # [qkv, pair, branch, ...], a view
+            heads[0, :, 1] = heads[0, :, 0]
+            heads[1, :, 1] = sign * heads[1, :, 0]
+    return model

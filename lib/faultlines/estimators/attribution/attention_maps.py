@@ -11,9 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from faultlines.estimators.attribution.checks import check_images, check_target, target_logit
-from faultlines.estimators.attribution.gradient import Images, Model, Target, refuse_fused
-from faultlines.estimators.attribution.mode import derivatives
+from faultlines.estimators.attribution.gradients import (
+    Images,
+    Model,
+    Target,
+    check_images,
+    check_target,
+    refuse_fused,
+    target_logit,
+)
+from faultlines.estimators.forward import check_steady, derivatives, outputs
 from faultlines.models.inference import frozen
 from faultlines.models.recorder import record
 
@@ -158,6 +165,7 @@ def _recorded(
 ) -> tuple[list[Float[Tensor, "batch head query key"]], Tensor | None]:
     """Return the maps of all layers and the logit of the target, where one is given."""
     check_images(x)
+    check_steady(model)
     target = None if target is None else check_target(target, x)
     if not create_graph or (gradients and not x.requires_grad):
         x = x.detach().requires_grad_(gradients)
@@ -167,7 +175,7 @@ def _recorded(
         sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext(),
         record() as tape,
     ):
-        logits = model(x)
+        logits = outputs(model, x)
         logit = None if target is None else target_logit(logits, target)
     maps = tape.maps
     if not maps:

@@ -1,4 +1,4 @@
-"""Curvature of a target logit in the input, per sample: gradient, Hessian norm, relative curvature, Laplacian.
+"""Curvature of a target logit in the input, per sample: gradient, Hessian norm, relative curvature.
 
 A ReLU network is piecewise linear: these Hessians are zero almost everywhere, and so is what is reported. To measure
 its curvature at a scale, pass its smooth twin (softplus with a stated beta on the same weights, `MLP`); numbers of
@@ -14,12 +14,47 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.estimators.curvature.checks import check_inputs, check_mode, check_targets
-from faultlines.estimators.curvature.estimate import Estimate, hutchinson
-from faultlines.estimators.curvature.lanczos import lanczos
-from faultlines.estimators.curvature.recording import check_recording
-from faultlines.estimators.krylov import length
-from faultlines.models.recorder import record
+from faultlines.estimators.curvature.krylov import lanczos, lengths
+from faultlines.estimators.forward import check_steady, explicit_attention, in_any_mode, outputs
+
+
+def check_inputs(x: Tensor, y: Tensor) -> None:
+    """Check a batch of inputs.
+
+    Raises:
+        ValueError: If it is empty, not `[batch, ...]`, not float32 or float64, or not as long as `y`.
+    """
+    if x.ndim < 2 or 0 in x.shape or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and dtype {x.dtype}; float32 or float64 [batch, ...] with at least one "
+            "sample and one entry is needed"
+        )
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(
+            f"x has {len(x)} samples and y {len(y) if y.ndim else 'no axis'}; one target a sample is needed"
+        )
+
+
+def check_targets(logits: Tensor, x: Tensor, y: Tensor) -> None:
+    """Refuse targets that are no logits.
+
+    Raises:
+        ValueError: If shapes, dtype or values do not fit.
+    """
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ValueError(
+            f"the model returns shape {tuple(logits.shape)} for a batch of {len(x)}; [batch, classes] is needed"
+        )
+    if y.shape != x.shape[:1] or y.dtype != torch.int64:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} and dtype {y.dtype}; one int64 for each of {len(x)} samples is needed"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(
+            f"y holds targets from {low} to {high}; the model's logits are 0 to {logits.shape[1] - 1}"
+        )
+
 
 Network = Callable[[Tensor], Tensor]
 
@@ -50,6 +85,7 @@ class InputCurvature:
         return self.norm / self.gradient
 
 
+@in_any_mode
 def input_curvature(
     model: Network,
     x: Float[Tensor, "batch ..."],
@@ -90,49 +126,14 @@ def input_curvature(
     for xb, yb, starts in _chunks(x, y, chunk_size, start):
         gradient, product = input_hessian(model, xb, yb)
         found = lanczos(product, starts, steps=steps, tol=tol, end="magnitude")
-        gradients.append(length(gradient))
+        gradients.append(lengths(gradient))
         norms.append(found.values[:, 0].abs())
         errors.append(found.errors[:, 0])
         taken = max(taken, found.steps)
     return InputCurvature(torch.cat(gradients), torch.cat(norms), torch.cat(errors), taken)
 
 
-def input_laplacian(
-    model: Network,
-    x: Float[Tensor, "batch ..."],
-    y: Int64[Tensor, " batch"],
-    *,
-    probes: int = 64,
-    chunk_size: int = 256,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    r"""Estimate $\operatorname{tr} \nabla_x^2 f_y$ of each sample from random signs, with its standard error.
-
-    Args:
-        model: Maps a batch to logits, sample by sample (evaluation mode).
-        x: Inputs.
-        y: The logit of each sample.
-        probes: Hessian-vector products a sample.
-        chunk_size: Samples at once.
-        generator: Source of the signs; seeded with 0 by default.
-
-    Returns:
-        Mean and standard error, `[batch]` each.
-
-    Raises:
-        ValueError: If an argument is out of range, a target is no logit, or batch normalisation or dropout is in
-            training mode.
-    """
-    check_inputs(x, y)
-    generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
-    parts = []
-    for xb, yb, like in _chunks(x, y, chunk_size, x.flatten(1)):
-        _, product = input_hessian(model, xb, yb)
-        parts.append(hutchinson(product, like, probes=probes, generator=generator))
-    mean, error = (torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "standard_error"))
-    return Estimate(mean, error, probes)
-
-
+@in_any_mode
 def input_hessian(
     model: Network, x: Float[Tensor, "batch ..."], y: Int64[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "batch n"], Callable[[Tensor], Tensor]]:
@@ -144,19 +145,18 @@ def input_hessian(
     Raises:
         ValueError: If the model does not return `[batch, classes]`, a target is no logit, or batch normalisation or
             dropout is in training mode.
-        RuntimeError: If called under `torch.inference_mode()`.
     """
-    check_recording()
     check_inputs(x, y)
-    check_mode(model)
+    check_steady(model)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        with record():
-            logits = model(leaf)
+        with explicit_attention():
+            logits = outputs(model, leaf)
         check_targets(logits, x, y)
         total = logits.gather(1, y[:, None]).sum()
         gradient = _derivative(total, leaf, create_graph=True)
 
+    @in_any_mode
     def product(v: Tensor) -> Tensor:
         return _derivative(gradient, leaf, v.view_as(leaf)).flatten(1)
 

@@ -1,8 +1,9 @@
-"""Sharpness of a loss in the parameters: leading eigenvalues, trace, and curvature along mini-batch gradients."""
+"""Sharpness of a loss in the parameters: leading eigenvalues and trace of its Hessian."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,60 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.curvature.estimate import Estimate, hutchinson
-from faultlines.estimators.curvature.lanczos import lanczos
-from faultlines.estimators.curvature.product import HessianProduct, Loss
+from faultlines.estimators.curvature.hessian_vector import HessianProduct, Loss
+from faultlines.estimators.curvature.krylov import lanczos
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent draws and its standard error, of any equal shape.
+
+    Attributes:
+        mean: The estimate.
+        standard_error: Sample standard deviation over the root of the number of draws; NaN for one draw.
+        draws: Number of draws.
+    """
+
+    mean: Float[Tensor, "*shape"]
+    standard_error: Float[Tensor, "*shape"]
+    draws: int
+
+    @classmethod
+    def over(cls, values: Float[Tensor, "draw *shape"]) -> Estimate:
+        """Return the estimate from the single draws, stacked along the first axis."""
+        error = values.std(dim=0) / len(values) ** 0.5 if len(values) > 1 else values[0] * torch.nan
+        return cls(values.mean(dim=0), error, len(values))
+
+
+@torch.no_grad()
+def hutchinson(
+    product: Callable[[Tensor], Tensor],
+    like: Float[Tensor, "batch n"],
+    *,
+    probes: int,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Estimate the trace of each symmetric matrix as the mean of $v^\top H v$ over signs $v$ (Hutchinson 1990).
+
+    The variance is $2 \sum_{i \ne j} H_{ij}^2$ a probe: none for a diagonal matrix.
+
+    Args:
+        product: Maps `[batch, n]` to the products, row by row.
+        like: Shape, dtype and device of the probes.
+        probes: Number of probes, at least 1.
+        generator: Source of the signs; seeded with 0 by default.
+
+    Raises:
+        ValueError: If `probes` is below 1.
+    """
+    if probes < 1 or probes != int(probes):
+        raise ValueError(f"probes={probes} must be a whole number of at least 1")
+    generator = torch.Generator(like.device).manual_seed(0) if generator is None else generator
+    draws = []
+    for _ in range(int(probes)):
+        v = torch.randint(2, like.shape, generator=generator, device=generator.device).to(like) * 2 - 1
+        draws.append((v * product(v)).sum(dim=1))
+    return Estimate.over(torch.stack(draws))
 
 
 @dataclass(frozen=True)
@@ -56,7 +108,7 @@ def hessian_top(
         loss: Mean loss from outputs and targets.
         steps: At most so many products.
         tol: Relative accuracy aimed at; see `lanczos`.
-        chunk_size: Samples a piece, where all at once do not fit in memory.
+        chunk_size: Samples a piece, where all at once do not fit in memory; it does not change the value.
         generator: Source of the starting direction; seeded with 0 by default.
 
     Returns:
@@ -95,7 +147,7 @@ def hessian_trace(
         y: Targets.
         loss: Mean loss from outputs and targets.
         probes: Number of Hessian-vector products.
-        chunk_size: Samples a piece, where all at once do not fit in memory.
+        chunk_size: Samples a piece, where all at once do not fit in memory; it does not change the value.
         generator: Source of the signs; seeded with 0 by default.
 
     Returns:
@@ -112,50 +164,6 @@ def hessian_trace(
     product = HessianProduct(model, x, y, loss=loss, chunk_size=chunk_size)
     found = hutchinson(product, product.like, probes=probes, generator=generator)
     return Estimate(found.mean[0], found.standard_error[0], found.draws)
-
-
-def batch_sharpness(
-    model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Tensor,
-    *,
-    batch_size: int,
-    batches: int = 32,
-    loss: Loss = F.cross_entropy,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    r"""Estimate $\mathbb{E}_b\, g_b^\top H_b\, g_b / \lVert g_b \rVert^2$ over mini-batches $b$ without repeats.
-
-    The curvature of a mini-batch's loss along its own gradient, which SGD of step size $\eta$ was found to hold
-    near $2 / \eta$ while the largest eigenvalue stays below (Andreyev and Beneventano 2024).
-
-    Args:
-        model: The network, in evaluation mode where it has batch normalisation or dropout.
-        x: Inputs.
-        y: Targets.
-        batch_size: Samples a mini-batch, at most as many as there are.
-        batches: Number of mini-batches.
-        loss: Mean loss from outputs and targets.
-        generator: Source of the mini-batches; seeded with 0 by default.
-
-    Returns:
-        Scalar mean and standard error over mini-batches; a mini-batch whose gradient is zero counts as NaN.
-
-    Raises:
-        ValueError: If a number is out of range, or the network is in the wrong mode.
-    """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and the number of samples, {len(x)}")
-    if batches < 1:
-        raise ValueError(f"batches={batches} must be at least 1")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    values = []
-    for _ in range(batches):
-        index = torch.randperm(len(x), generator=generator, device=generator.device)[:batch_size].to(x.device)
-        product = HessianProduct(model, x[index], y[index], loss=loss)
-        g = product.gradient[None]
-        values.append((g * product(g)).sum() / g.square().sum())
-    return Estimate.over(torch.stack(values))
 
 
 def _start(product: HessianProduct, generator: torch.Generator | None) -> Tensor:

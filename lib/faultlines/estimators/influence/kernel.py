@@ -1,18 +1,21 @@
-r"""Influence in kernel ridge regression, all pairs from one factorisation.
+r"""Influence in kernel ridge regression, all pairs from one factorisation, and how sensitive it is.
 
-With $M = (K + \lambda I)^{-1}$ and $\alpha = M y$, training sample $i$ and test sample $t$:
+With $M = (K + \lambda I)^{-1}$ and $\alpha = M y$, leaving training sample $i$ out changes the prediction at test
+sample $t$ by $-(M k_t)_i\, \alpha_i / M_{ii}$, exactly.
 
-| form | $I_{it}$ |
-|---|---|
-| leave one out, exact | $(M k_t)_i\, \alpha_i / M_{ii}$ |
-| first order | $\lambda\, (M k_t)_i\, \alpha_i$ |
-| representer | $k_{ti}\, \alpha_i$ |
+The paper's *intrinsic influence sensitivity* $L_K \lVert y \rVert^2 / \lambda^2$ is known second-hand only, without
+the quantity it is a bound for. As $\lVert M \rVert \le 1 / \lambda$, a change of the kernel by $\Delta$ changes
+$y^\top M y$, twice the least value of the ridge objective over $\lambda$, by
 
-Exact and first order have the same sign, and their ratio is $1 / (\lambda M_{ii}) = 1 / (1 - h_i)$ with $h_i$ the
-leverage.
+$$|y^\top M' y - y^\top M y| = |y^\top M' \Delta M y| \le \lVert \Delta \rVert_2 \lVert y \rVert^2 / \lambda^2,$$
+
+which is $S$ times the size of the perturbation where $\lVert \Delta \rVert_2 \le L_K \lVert \delta \rVert$. That is the
+reading of this module. It bounds no single influence.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -52,50 +55,6 @@ def loo_influence(
     if alpha.ndim == 1:  # in place: a matrix of this size costs time to make
         return weights.mul_((alpha / diagonal)[:, None])
     return _outer(weights.div_(diagonal[:, None]), alpha)
-
-
-def first_order_influence(
-    kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
-) -> Tensor:
-    r"""Return the first-order form, $-\nabla_\theta f(x_t)^\top H^{-1} \nabla_\theta \ell_i$ (Koh & Liang 2017).
-
-    The influence function of the linearised network, with $H$ the Hessian of the ridge objective.
-
-    Args:
-        kernel: See `loo_influence`.
-        test_kernel: See `loo_influence`.
-        targets: See `loo_influence`.
-        ridge: See `loo_influence`.
-
-    Returns:
-        `[n, t]`, or `[n, t, k]`.
-
-    Raises:
-        ValueError: As `loo_influence`.
-    """
-    _, weights, alpha = _fit(kernel, test_kernel, targets, ridge)
-    return _outer(weights.mul_(ridge), alpha)
-
-
-def representer_influence(
-    kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
-) -> Tensor:
-    r"""Return the representer values $k_{ti} \alpha_i$ (Yeh et al. 2018), which sum to the prediction.
-
-    Args:
-        kernel: See `loo_influence`.
-        test_kernel: See `loo_influence`.
-        targets: See `loo_influence`.
-        ridge: See `loo_influence`.
-
-    Returns:
-        `[n, t]`, or `[n, t, k]`.
-
-    Raises:
-        ValueError: As `loo_influence`.
-    """
-    _check_shapes(kernel, test_kernel, targets)
-    return _outer(test_kernel.T, KernelRidge(kernel, targets, ridge).alpha)
 
 
 def inverse_diagonal(lower: Float[Tensor, "n n"], base: int = 128) -> Float[Tensor, " n"]:
@@ -153,3 +112,57 @@ def _check_shapes(kernel: Tensor, test_kernel: Tensor, targets: Tensor) -> None:
         )
     if targets.ndim not in (1, 2) or len(targets) != n:
         raise ValueError(f"targets has shape {tuple(targets.shape)}; it must be [{n}] or [{n}, k]")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    r"""What a perturbation did to a kernel and to its ridge regression.
+
+    Attributes:
+        slope: $\lVert K' - K \rVert_2 / \lVert \delta \rVert$, the least $L_K$ that this perturbation allows.
+        bound: $S \lVert \delta \rVert$ with that $L_K$.
+        change: $|y^\top M' y - y^\top M y|$, at most the bound.
+    """
+
+    slope: float
+    bound: float
+    change: float
+
+
+def influence_sensitivity(
+    kernel: Float[Tensor, "n n"],
+    moved: Float[Tensor, "n n"],
+    targets: Float[Tensor, " n"],
+    *,
+    ridge: float,
+    size: float,
+) -> Sensitivity:
+    r"""Return slope and bound of the sensitivity that a perturbation shows, and what it changed.
+
+    Args:
+        kernel: Training kernel $K$ before.
+        moved: Training kernel $K'$ after.
+        targets: $y$.
+        ridge: $\lambda$, above 0.
+        size: $\lVert \delta \rVert$, the length of the perturbation of all inputs together, above 0.
+
+    Raises:
+        ValueError: If shapes disagree, or ridge or size are not above 0.
+
+    Example:
+        >>> eye, y = torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+        >>> influence_sensitivity(eye, 2 * eye, y, ridge=1.0, size=0.5)  # y^T M y falls from 1 to 2/3
+        Sensitivity(slope=2.0, bound=2.0, change=0.333...)
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge={ridge!r} must be above 0; the bound divides by its square")
+    if not size > 0:
+        raise ValueError(f"size={size!r} must be above 0; nothing was perturbed")
+    if kernel.shape != moved.shape:
+        raise ValueError(
+            f"kernel and moved have shapes {tuple(kernel.shape)} and {tuple(moved.shape)}; they must agree"
+        )
+    norm = float(torch.linalg.matrix_norm(moved - kernel, 2))
+    values = [float(targets @ KernelRidge(k, targets, ridge).alpha) for k in (kernel, moved)]
+    bound = norm * float(targets.square().sum()) / ridge**2
+    return Sensitivity(norm / size, bound, abs(values[1] - values[0]))

@@ -1,13 +1,8 @@
 from .attention import VARIANTS as VARIANTS
 from .attention import attention_bound as attention_bound
-from .ball import attention_bound_ball as attention_bound_ball
-from .jacobian import LeadingSingular as LeadingSingular
 from .jacobian import jacobian_norm as jacobian_norm
 from .jacobian import leading_singular as leading_singular
-from .layers import READINGS as READINGS
-from .layers import LayerBounds as LayerBounds
-from .layers import layer_lipschitz as layer_lipschitz
-from .local import LocalLipschitz as LocalLipschitz
+from .jacobian import logit_jacobian_norm as logit_jacobian_norm
+from .local import READINGS as READINGS
+from .local import layer_lipschitz as layer_lipschitz
 from .local import local_lipschitz as local_lipschitz
-from .network import logit_jacobian_norm as logit_jacobian_norm
-from .network import margin_radius as margin_radius

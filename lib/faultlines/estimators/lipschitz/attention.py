@@ -196,4 +196,5 @@ _BOUNDS: dict[str, Callable[[Heads, QueryBias], Tensor]] = {
     "covariance": _covariance,
 }
 
+
 VARIANTS: tuple[str, ...] = tuple(_BOUNDS)

@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.estimators.krylov import length, normalise, orthogonalise
+from faultlines.estimators.curvature.krylov import lengths, normalise, orthogonalise
+from faultlines.estimators.spectral import spectral_norm
 
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
+
 
 Products = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
 
@@ -165,7 +167,7 @@ def _bidiagonalise(
     for k in range(steps):
         u = forward(right[:, k])
         u = orthogonalise(u, left) if k else u
-        scale = torch.maximum(scale, length(u))
+        scale = torch.maximum(scale, lengths(u))
         u, b[:, k, k] = normalise(u, scale)
         left = torch.cat([left, u[:, None]], dim=1) if k else u[:, None]
         v = orthogonalise(backward(u), right)
@@ -192,3 +194,39 @@ def _ritz_error(b: Float[Tensor, "batch k k"], beta: Float[Tensor, " batch"]) ->
     gap = 1 - (sigma[:, 1] / unit).square() if b.shape[-1] > 1 else torch.zeros_like(residual)
     quadratic = residual.square() / (2 * gap.clamp_min(torch.finfo(b.dtype).tiny))
     return unit * torch.minimum(residual, quadratic)
+
+
+def logit_jacobian_norm(
+    model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."]
+) -> Float[Tensor, " batch"]:
+    r"""Return $\lVert \partial\, \mathrm{logits} / \partial x \rVert_2$ of each sample, exactly.
+
+    One backward pass a class (vectorised), then the largest singular value of a matrix with as many rows as
+    classes. For many outputs `jacobian_norm` is cheaper.
+
+    Args:
+        model: Maps a batch to logits `[batch, classes]`, sample by sample (evaluation mode).
+        x: Inputs.
+
+    Returns:
+        One norm a sample, in the dtype of `x`.
+
+    Raises:
+        ValueError: If the model's output is not `[batch, classes]`.
+
+    Example:
+        >>> import torch
+        >>> linear = torch.nn.Linear(4, 3)
+        >>> norm = logit_jacobian_norm(linear, torch.zeros(2, 4))
+        >>> bool(torch.allclose(norm, torch.linalg.matrix_norm(linear.weight, ord=2)))
+        True
+    """
+    logits, pullback = torch.func.vjp(model, x.detach())
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 1:
+        raise ValueError(
+            f"model returned shape {tuple(logits.shape)} for a batch of {len(x)}; [batch, classes] is needed"
+        )
+    classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    unit = classes[:, None].expand(-1, len(x), -1)
+    (rows,) = torch.func.vmap(pullback)(unit)  # [class, batch, ...]
+    return spectral_norm(rows.flatten(2).transpose(0, 1)).detach()

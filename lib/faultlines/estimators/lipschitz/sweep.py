@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from faultlines.estimators.attention_statistics import map_statistics
 from faultlines.estimators.lipschitz.attention import attention_bound
 from faultlines.estimators.lipschitz.jacobian import jacobian_norm
-from faultlines.estimators.maps import map_statistics
 from faultlines.models.attention import SoftmaxMechanism
 from faultlines.models.random_attention import PATTERNS, random_layer, random_tokens, score_pattern
 from faultlines.models.recorder import record

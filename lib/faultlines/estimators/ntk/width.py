@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from faultlines.estimators.ntk.arccosine import relu_ntk
-from faultlines.estimators.ntk.finite import kernels_by_width
 from faultlines.estimators.ntk.ridge import KernelRidge, check_kernel, check_ridge, name_duplicates
+from faultlines.estimators.ntk.two_layer import kernels_by_width, relu_ntk
 
 
 @dataclass(frozen=True)

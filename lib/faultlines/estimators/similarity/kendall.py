@@ -1,4 +1,4 @@
-r"""Kendall's tau-b of many pairs of maps at once, by sorting rows.
+"""Kendall's tau-b of many pairs of maps at once, by sorting rows.
 
 Sorted by $a$, and within ties by $b$, the discordant pairs are the inversions of the sequence of $b$. Both sorts
 are of whole rows of 64 bits that carry the companion in their low half. Inversions are counted in runs that double in
@@ -12,13 +12,60 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt32, UInt64
 from torch import Tensor
 
-from faultlines.estimators.similarity.checks import Maps, flat_pair
-from faultlines.estimators.similarity.sorting import FINITE, order_codes, tied_pairs
+from faultlines.estimators.similarity.correlation import Maps, flat_pair, sort_rows_
+
+FINITE = np.uint32(0x00800000), np.uint32(0xFF7FFFFF)  # the codes of the least and the largest finite float32
+
+
+def order_codes(x: Float[Tensor, "batch n"]) -> UInt32[np.ndarray, "batch n"]:
+    """Return numbers in the same order within each row, ties included; outside FINITE where `x` is not finite.
+
+    Args:
+        x: float32 or float64, on the CPU.
+    """
+    x = x.detach()
+    if x.dtype == torch.float64:
+        x = x.contiguous() + 0.0  # -0 becomes 0
+        ranks = torch.searchsorted(sort_rows_(x.clone()), x, out_int32=True).numpy().view(np.uint32)
+        return np.where(x.isfinite().numpy(), ranks + FINITE[0], np.uint32(2**32 - 1))
+    bits = (x.numpy() + np.float32(0)).view(np.int32)
+    # the bits of a positive float are in order, and go above by their top bit; those of a negative one reversed
+    codes = bits >> 31
+    codes |= np.int32(-(2**31))
+    codes ^= bits
+    return codes.view(np.uint32)
+
+
+def tied_pairs(same: Bool[np.ndarray, " gap"], n: int) -> Int[np.ndarray, " batch"]:
+    """Return how many pairs of each row are tied.
+
+    Args:
+        same: Which sorted entries equal their predecessor, row after row without a break, `[batch * n - 1]`; what
+            it says of the first entry of a row is not looked at.
+        n: Entries a row.
+
+    Example:
+        >>> tied_pairs(np.array([True, True, True, False, True]), 3)
+        array([3, 1])
+    """
+    batch = (len(same) + 1) // n
+    if not same.any():
+        return np.zeros(batch, dtype=np.int64)
+    # False on both sides of every row, so that ties begin and end in it
+    guarded = np.zeros(batch * n + 1, dtype=bool)
+    guarded[1:-1] = same
+    guarded[::n] = False
+    begin, end = np.flatnonzero(guarded[1:] != guarded[:-1]).reshape(-1, 2).T
+    more = end - begin  # entries that follow the first of their value
+    return np.bincount(begin // n, more * (more + 1) // 2, minlength=batch).astype(np.int64)
+
 
 RUN = 64  # at most so many entries are compared directly; fewer than 128, as counts are int8
+
+
 CHUNK = 2**17  # entries at a time, which stay in the cache
 
 

@@ -13,7 +13,7 @@ from faultlines.models.clip.towers import ImageTower, TextTower
 from faultlines.models.clip.two_tower import CLIP, Tower, ZeroShot
 from faultlines.models.pixel_normalization import CLIP_PIXELS, IMAGENET_PIXELS
 from faultlines.models.transformer_blocks import Activation
-from faultlines.models.weight_files import read_safetensors, read_state
+from faultlines.models.weight_files import one_line, read_safetensors, read_state
 
 HEAD_WIDTH = 64  # of every public CLIP; the state dict does not say
 _NEEDED = (
@@ -141,7 +141,7 @@ def load_clip(
         model.load_state_dict({name: value.float() for name, value in ours.items()} | own)
     except RuntimeError as error:
         raise ValueError(
-            f"path={str(path)!r} does not fit the network its shapes ask for: {error}"
+            f"path={str(path)!r} does not fit the network its shapes ask for: {one_line(error)}"
         ) from error
     return model.eval()
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from faultlines.estimators.gradcam import pools_linearly
+from faultlines.estimators.attribution.cam import pools_linearly
 
 MakeModel = Callable[[int], nn.Module]
 """From a number of classes to a network with fresh weights, drawn from torch's global generator."""

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.gradcam import logits_and_maps
-from faultlines.estimators.map_normalization import normalize_map
+from faultlines.estimators.attribution.cam import logits_and_maps, normalize_map
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,
@@ -17,7 +16,7 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     GroupRun,
     LossAndTerms,
-)  # fmt: skip
+)
 from faultlines.training.objectives.objective import check_number
 
 

@@ -1,0 +1,180 @@
+"""`faultlines run`: execute what is missing or stale, here or on a cluster, one by one or a sweep."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from faultlines.cli.app import RunName, choose, command, err, out, say
+from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.parameters import CHECKS, Check, shown
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.runner.job_status import JobResult, clear_leftovers
+from faultlines.runner.sweep import Sweep, gather, read_axes
+
+SLURM = "With --executor slurm"
+
+
+class Executor(StrEnum):
+    """Where notebooks are executed."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+@command
+def run(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHAPTER... [AXIS...]",
+            help="Chapters; all where none is named. With --sweep also axes: lr=0.001,0.003 first_seed=0..20..5",
+        ),
+    ] = None,
+    run: RunName = "default",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Notebooks at a time.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Execute also what is fresh.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Execute also what is fresh but came with the clone.")
+    ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Run every combination of the axes, then gather the ledgers.")
+    ] = False,
+    executor: Annotated[Executor, typer.Option(help="This machine, or a Slurm cluster.")] = Executor.local,
+    partition: Annotated[
+        str | None, typer.Option(help="Partition; the cluster's own default.", rich_help_panel=SLURM)
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.", rich_help_panel=SLURM)] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.", rich_help_panel=SLURM)] = None,
+    constraint: Annotated[
+        str | None, typer.Option(help="Features of the node: 'a100|h100'.", rich_help_panel=SLURM)
+    ] = None,
+    time: Annotated[
+        int, typer.Option(min=1, help="Minutes a job; then it is requeued.", rich_help_panel=SLURM)
+    ] = 240,
+    requeues: Annotated[
+        int, typer.Option(min=0, help="How often a job is requeued.", rich_help_panel=SLURM)
+    ] = 3,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs a job.", rich_help_panel=SLURM)] = 0,
+    cpus: Annotated[int, typer.Option(min=1, help="Processors a job.", rich_help_panel=SLURM)] = 2,
+    mem: Annotated[str | None, typer.Option(help="Memory a job: 16G.", rich_help_panel=SLURM)] = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Most jobs that run at a time.", rich_help_panel=SLURM)
+    ] = 64,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="Any other option of sbatch.", rich_help_panel=SLURM),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit and return.", rich_help_panel=SLURM)
+    ] = False,
+) -> int:
+    """Execute what is missing or stale."""
+    project = Project.find()
+    runs = Runs.load(project)
+    fixed = read_overrides(parameter or [])
+    axes = read_axes([word for word in words or [] if "=" in word])
+    chapters = [word for word in words or [] if "=" not in word]
+    sweeps: list[Sweep] = []
+    if sweep:
+        if not axes or not chapters:
+            raise UsageError("--sweep needs a chapter and an axis: faultlines run CHAPTER --sweep name=a,b,c")
+        sweeps = [
+            Sweep(task.chapter, run, axes, fixed) for task in choose(project, runs, chapters, run, fixed)
+        ]
+        tasks = [task for one in sweeps for task in one.tasks]
+    elif axes:
+        raise UsageError(f"{next(iter(axes))}=... is an axis: say --sweep, or give one value with -p")
+    else:
+        tasks = choose(project, runs, chapters, run, fixed)
+    from faultlines.runner.slurm import SlurmResources, read_sbatch  # here: a help text needs no kernel
+
+    try:
+        resources = SlurmResources(
+            partition=partition, account=account, qos=qos, constraint=constraint, mem=mem, minutes=time,
+            requeues=requeues, gpus=gpus, cpus=cpus, at_once=at_once, sbatch=read_sbatch(sbatch or []),
+        )  # fmt: skip
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0]} {shown(first['input'])}: {first['msg']}") from None
+    judge = Freshness(project, runs)
+    work = []
+    for task in tasks:
+        resolved = task.parameters(runs)
+        if force or judge.state(task, "here" if here else "any").name != "fresh":
+            work.append((task, resolved))
+    checked = remember(CHECKS)
+    for task, _ in work:
+        task.parameters(runs, checked)
+    clear_leftovers(project)
+    for one in sweeps:
+        one.save(project)
+    out.print(f"{len(work)} to execute, {len(tasks) - len(work)} fresh")
+    failed = 0
+    if work and executor is Executor.slurm:
+        from faultlines.runner.slurm import SlurmPool
+
+        failed = tell(project, SlurmPool(project, resources, out).run(work, detach=detach))
+        if detach:
+            return 0
+    elif work:
+        from faultlines.runner.local_pool import LocalPool
+
+        failed = tell(project, LocalPool(project, jobs, out).run(work))
+    for one in sweeps:
+        if any(task.working(project).exists() for task in one.tasks):
+            gathered = gather(project, one).relative_to(project.root)
+            say(out, f"{one.chapter.name} · gathered: {gathered}")
+    return 1 if failed else 0
+
+
+def read_overrides(given: list[str]) -> dict[str, str]:
+    """Split `name=value` words.
+
+    Raises:
+        UsageError: If a word has no `=`, a name comes twice, or a value is no text.
+    """
+    overrides: dict[str, str] = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"-p {shown(word)} is not of the form name=value")
+        if name in overrides:
+            raise UsageError(f"parameter {name!r} is given twice")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise UsageError(f"parameter {name}={shown(value)} is no text")
+        overrides[name] = value
+    return overrides
+
+
+def remember(checks: dict[str, Check]) -> dict[str, Check]:
+    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once."""
+    return {name: lru_cache(maxsize=None)(check) for name, check in checks.items()}
+
+
+def tell(project: Project, results: list[JobResult]) -> int:
+    """Say where results stand and what failed; return how many failed."""
+    for result in results:
+        if result.ok:
+            where = result.task.working(project).relative_to(project.root)
+            say(out, f"{result.task.chapter.name} · {result.task.label}: {where}")
+    failed = [result for result in results if not result.ok]
+    for result in failed:
+        detail = result.detail
+        cell = f" in cell {number}" if (number := detail.get("cell")) else ""
+        first = detail.get("message", "").strip().splitlines() or [""]
+        what = f"{detail.get('error', '')}: {first[0]}"
+        say(err, f"{result.task.chapter.name} · {result.task.label} failed{cell}: {what}")
+        if "notebook" in detail:
+            say(err, f"  its notebook, with the traceback: {detail['notebook']}")
+    return len(failed)

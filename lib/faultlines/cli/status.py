@@ -1,0 +1,141 @@
+"""`faultlines status` and `faultlines claims`: what there is, what runs, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+
+from faultlines.cli.app import Names, command, err, out, printable, say, show
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.task import Task
+from faultlines.runner.job_status import open_jobs
+from faultlines.runner.sweep import saved_sweeps
+
+COLOURS = {
+    "fresh": "green", "stale": "yellow", "missing": "dim", "failed": "red", "foreign": "magenta", "unreadable": "red",
+    "queued": "cyan", "running": "blue", "died": "red",
+}  # fmt: skip
+
+
+@command
+def status(chapters: Names = None) -> None:
+    """Show what there is of each chapter under each run."""
+    from faultlines.notebook.provenance import duration
+
+    project = Project.find()
+    runs = Runs.load(project)
+    judge = Freshness(project, runs)
+    table = Table("chapter", "run", "state", "age", "took", "device", "what is amiss", box=None)
+    for chapter in Chapter.named(project, chapters or []):
+        for name in runs.runs:
+            if not runs.covers(name, chapter):
+                continue
+            state: State = judge.state(Task(chapter, name))
+            cells = ["", "", ""]
+            if state.result is not None:
+                record = state.result.provenance
+                cells = [age(record.started), duration(record.wall_s), str(record.kernel.get("device", ""))]
+            amiss = plain(", ".join(state.changes))
+            table.add_row(chapter.name, name, coloured(state.name), *map(plain, cells), amiss)
+    show(table)
+    names = {chapter.name for chapter in Chapter.named(project, chapters or [])}
+    for lines in (jobs_table(project, names), sweeps_table(judge, names)):
+        if lines.rows:
+            out.print()
+            show(lines)
+
+
+@command
+def claims(chapters: Names = None) -> None:
+    """Show the claims ledgers of all runs."""
+    from faultlines.book.scoreboard import read_board
+
+    project = Project.find()
+    runs = Runs.load(project)
+    chosen = Chapter.named(project, chapters or [])
+    names = {chapter.name for chapter in chosen}
+    board = read_board(project, runs)
+    board.chapters = [entry for entry in board.chapters if entry.chapter.name in names]
+    if board.chapters:
+        out.print(Markdown(board.markdown()))
+    else:
+        out.print("no chapter has a result yet: `faultlines run` makes them")
+    judge = Freshness(project, runs)
+    for chapter in chosen:
+        for run in runs.runs:
+            if runs.covers(run, chapter):
+                tell_left_out(judge, Task(chapter, run))
+
+
+def tell_left_out(judge: Freshness, task: Task) -> None:
+    """Say which files that stand in a result's place are not among the claims, and why."""
+    for path in task.places(judge.project):
+        state = judge.judge(task, path)
+        if state.name in ("unreadable", "foreign"):
+            where = path.relative_to(judge.project.root)
+            say(err, f"left out: {where} is {state.name}: {', '.join(state.changes)}")
+
+
+def age(started: str) -> str:
+    """Return how long ago a time was, roughly."""
+    try:
+        hours = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() / 3600
+    except (ValueError, TypeError):
+        return ""
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+def plain(text: str) -> str:
+    """Return a text that a table shows as it is."""
+    return escape(printable(text))
+
+
+def coloured(state: str) -> str:
+    """Return a state in its colour."""
+    return f"[{COLOURS[state]}]{state}[/{COLOURS[state]}]"
+
+
+def jobs_table(project: Project, chapters: Collection[str]) -> Table:
+    """Return a table of the jobs that are queued, run, or died without a word."""
+    table = Table("job", "run", "state", "since", "cells", "where", "log", box=None)
+    for job, state in open_jobs(project, chapters):
+        where = f"{job.executor} {job.id}" + (f" on {job.host}" if job.host else "")
+        cells = f"{job.cell}/{job.cells}" if job.cells else ""
+        table.add_row(
+            job.chapter,
+            plain(job.label),
+            coloured(state),
+            plain(job.since),
+            cells,
+            plain(where),
+            plain(job.log),
+        )
+    return table
+
+
+def sweeps_table(judge: Freshness, chapters: Collection[str]) -> Table:
+    """Return a table of the saved sweeps: how many of their tasks are done, stale, in flight, failed or missing."""
+    going = {
+        (job.chapter, job.label): state
+        for job, state in open_jobs(judge.project, chapters)
+        if state != "died"
+    }
+    states = ("fresh", "stale", "foreign", "unreadable", "queued", "running", "failed", "missing")
+    table = Table("sweep", "run", *states, box=None)
+    for sweep in saved_sweeps(judge.project):
+        if sweep.chapter.name not in chapters or sweep.run not in judge.runs.runs:
+            continue
+        counts: dict[str, int] = dict.fromkeys(states, 0)
+        for task in sweep.tasks:
+            counts[going.get((task.chapter.name, task.label)) or judge.state(task).name] += 1
+        table.add_row(sweep.chapter.name, plain(sweep.label), *(str(counts[state] or "") for state in states))
+    return table

@@ -1,0 +1,57 @@
+"""The empirical NTK of any module, by `torch.func`."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+
+def empirical_ntk(
+    model: nn.Module,
+    x1: Float[Tensor, "n *shape"],
+    x2: Float[Tensor, "t *shape"] | None = None,
+    *,
+    trace: bool = True,
+    chunk: int | None = 64,
+) -> Tensor:
+    r"""Return $\Theta(x, x') = J(x) J(x')^\top$ over all parameters that require a gradient.
+
+    Samples must not mix in the forward pass (no batch normalisation in train mode).
+
+    Args:
+        model: Maps `[n, *shape]` to `[n]` or `[n, k]`.
+        x1: Samples.
+        x2: Other samples, `x1` by default.
+        trace: Whether to average over outputs, $\frac{1}{k} \sum_j \Theta_{jj}$, or return all pairs of them.
+        chunk: Samples whose Jacobian is computed at a time; None takes all.
+
+    Returns:
+        `[n, t]` with `trace`, else `[n, t, k, k]` (`k = 1` for a scalar output).
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+
+    Example:
+        >>> linear = nn.Linear(2, 1, bias=False)
+        >>> empirical_ntk(linear, torch.eye(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names:
+        raise ValueError("model has no parameter that requires a gradient; its tangent kernel is empty")
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    fixed = {n: p for n, p in params.items() if n not in names} | dict(model.named_buffers())
+    free = {name: params[name] for name in names}
+
+    def output(free: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return functional_call(model, (free, fixed), (sample[None],)).reshape(-1)
+
+    jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)
+    j1 = jacobian(free, x1)
+    j2 = j1 if x2 is None else jacobian(free, x2)
+    spec = "nkp,tkp->nt" if trace else "nkp,tlp->ntkl"
+    kernel = sum(torch.einsum(spec, j1[name].flatten(2), j2[name].flatten(2)) for name in names)
+    return kernel / j1[names[0]].shape[1] if trace else kernel

@@ -1,0 +1,112 @@
+"""What is no whole file of weights is one line, whatever is wrong with it and whoever reads it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from faultlines.models import ResNet, convert_checkpoint, load_clip
+from faultlines.models.weight_files import read_state
+
+STATE = {"conv1.weight": torch.rand(4, 3)}
+
+
+def saved(path, state):
+    torch.save(state, path)
+    return path.read_bytes()
+
+
+def header(length, content=b"{}"):
+    return struct.pack("<Q", length) + content
+
+
+DAMAGED = {
+    "safetensors": {
+        "empty": lambda path: b"",
+        "truncated": lambda path: save(STATE)[:-5],
+        "half a header": lambda path: save(STATE)[:12],
+        "a header too large": lambda path: header(2**62),
+        "a header that is no json": lambda path: header(4, b"\xff\x00ab"),
+        "offsets beyond the file": lambda path: header(
+            len(bad := json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()),
+            bad,
+        ),
+        "text": lambda path: b"version https://git-lfs.github.com/spec/v1\n",
+    },
+    "pt": {
+        "empty": lambda path: b"",
+        "truncated": lambda path: saved(path, STATE)[:200],
+        "text": lambda path: b"version https://git-lfs.github.com/spec/v1\n",
+        "noise": lambda path: bytes(range(256)) * 4,
+        "half a pickle": lambda path: pickle.dumps(list(range(1000)))[:50],
+        "a list": lambda path: saved(path, [1, 2]),
+        "no tensors": lambda path: saved(path, {"state_dict": {}}),
+        "an array": lambda path: saved(path, torch.rand(3)),
+    },
+}
+CASES = [(suffix, kind) for suffix, kinds in DAMAGED.items() for kind in kinds]
+READERS = {
+    "read_state": read_state,
+    "ResNet": lambda path: ResNet(classes=2, depth=18, weights=path),
+    "load_clip": load_clip,
+}
+
+
+def told(call, path):
+    with pytest.raises(ValueError) as error:
+        call(path)
+    words = str(error.value)
+    assert "\n" not in words and len(words) < 500 and path.name in words, words
+    return words
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(("suffix", "kind"), CASES)
+def test_a_damaged_file_is_one_line(tmp_path, suffix, kind, reader):
+    path = tmp_path / f"weights.{suffix}"
+    content = DAMAGED[suffix][kind](path)
+    path.write_bytes(content)
+    told(reader, path)
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("suffix", DAMAGED)
+def test_a_folder_and_nothing_are_one_line(tmp_path, suffix, reader):
+    (tmp_path / f"folder.{suffix}").mkdir()
+    told(reader, tmp_path / f"folder.{suffix}")
+    told(reader, tmp_path / f"missing.{suffix}")
+
+
+@pytest.mark.parametrize("kind", DAMAGED["pt"])
+def test_the_converter_tells_too(tmp_path, kind):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(DAMAGED["pt"][kind](path))
+    told(lambda source: convert_checkpoint(source, tmp_path / "out.safetensors"), path)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_encrypted_archive_is_one_line(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(STATE, path)
+    blob = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = blob.find(signature)
+        while at >= 0:
+            blob[at + flags] |= 1
+            at = blob.find(signature, at + 1)
+    path.write_bytes(blob)
+    assert zipfile.is_zipfile(path)
+    told(read_state, path)
+
+
+def test_whole_files_are_read(tmp_path):
+    torch.save({"state_dict": STATE}, tmp_path / "a.pt")
+    save_file(STATE, tmp_path / "a.safetensors")
+    for path in tmp_path.iterdir():
+        assert torch.equal(read_state(path)["conv1.weight"], STATE["conv1.weight"])
