@@ -17,7 +17,6 @@ from faultlines.book import build as book
 from faultlines.book import sphinx_extension
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
-from faultlines.notebook.store import read_notebook, write_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"toy-figure": "chapters/toy.html", "desk-toy-figure": "results/desk/toy.html"}
@@ -86,38 +85,6 @@ def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]
     assert re.search(r"0 added, 0 changed, 0 removed", again), again
     assert book.build(small) == small.build / "html" / "index.html"
     assert rendered(small) == pages
-
-    # this machine's own result is shown before what is published, unless that is asked for
-    put(commit="mine")
-    book.build(small)
-    assert "commit mine" in rendered(small)["chapters/toy.html"]
-    # a result that does not agree with its record is marked, and its claims are not in the scoreboard
-    small.working("default", "toy").unlink()
-    forged = read_notebook(small.published("default", "toy"))
-    next(cell for cell in forged.cells if "print(" in cell.source).outputs[0].text = "7\n"
-    write_notebook(forged, small.published("default", "toy"))
-    book.build(small)
-    pages = rendered(small)
-    assert "These numbers are not those of a recorded run" in pages["chapters/toy.html"]
-    assert "default" not in pages["intro.html"] and "desk" in pages["intro.html"]
-
-    # a warning fails, and fails again although nothing has changed
-    (small.root / "costs.md").write_text("# Costs\n\n{ref}`nowhere`\n")
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"did not build(.|\n)*WARNING: undefined label"):
-            book.build(small)
-
-
-def test_a_book_for_paper_has_its_tables_and_figures(small: Project, put: Callable[..., Path]) -> None:
-    put()
-    put("desk")
-    source = small.root / "results" / "desk" / "toy.md"
-    source.parent.mkdir(parents=True)
-    source.write_text("Eight seeds.\n")
-    plain(small, "--builder", "latex")
-    tex = next((small.build / "latex").glob("*.tex")).read_text(encoding="utf-8")
-    assert "How these numbers were made" in tex and "1 min 35 s" in tex
-    assert "holds" in tex and tex.count("includegraphics") == 2
 
 
 @pytest.fixture

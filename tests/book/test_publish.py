@@ -37,7 +37,7 @@ def test_a_fresh_result_is_copied_with_its_record(
     target = checkout.root / place
     notebook = nbformat.read(target, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata["jupytext"]["formats"] == "ipynb,md:myst"
+    assert notebook.metadata["jupytext"] == {"default_lexer": "ipython3"}
     assert Freshness(checkout, Runs.load(checkout)).state(task(checkout, run), "published").name == "fresh"
     text = readme.read_text()
     assert f"| | claim | {run} |" in text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
@@ -160,10 +162,15 @@ def read_index(project: Project) -> Index:
             except UnreadableError:
                 continue
             if isinstance(result, Result) and not result.foreign:
-                rows = [ClaimRow.model_validate(row) for row in result.ledger]
+                rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
                 name = path.relative_to(project.root).as_posix()
                 results.append(Published(notebook=name, provenance=result.provenance, ledger=rows))
     return Index(results=results)
+
+
+def summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ledger's row without the effects of its units, which stay in the notebook."""
+    return {name: value for name, value in row.items() if name != "effects"}
 
 
 def index_files(project: Project) -> dict[str, str]:
