@@ -1,5 +1,20 @@
-"""`python -m faultlines`."""
+"""`faultlines` and `python -m faultlines`: the command line, or what is missing for it."""
 
-from faultlines.cli.main import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line; without its packages, say in one line how to install them."""
+    try:
+        from faultlines.cli.main import main as run
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "faultlines":
+            raise
+        sys.exit(f"faultlines: the command line needs {missing.name}: pip install 'faultlines[notebooks]'")
+    run()
+
+
+if __name__ == "__main__":
+    main()

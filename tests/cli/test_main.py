@@ -236,3 +236,25 @@ def test_folders_of_pictures_are_data_sets_too(checkout: Project, monkeypatch: p
     found = {what: finding for what, finding, _ in examine(checkout)}
     assert found["data set spawrious"] == "not here"
     assert found["data set waterbirds"] == str(birds)
+
+
+SPOILT = {
+    "a tag": ["rates=!!binary aGk=", "rates=[!!binary aGk=]", "rates=!!python/object:os.system [1]"],
+    "anchors": ["rates=[&a 0.1, *a]", "rates=&a [*a]"],
+    "lists in lists": ["rates=[[0.1]]", f"rates={'[' * 5000}{']' * 5000}", f"rates={'[' * 400}", "rates=[]"],
+    "mappings": ["rates={a: 1}", "rates=[{a: 1}]", "seeds={a: 1}"],
+    "more than one document": ["rates=[0.1]\n---\n[0.2]", "seeds=3\n4"],
+    "words outside a fixed choice": ["mode=../x", "mode=", "mode=OK", "device=gpu", "dataset=../x"],
+    "numbers that are none": ["seeds=0x3", "seeds=1e400", "rates=[1e400]", "rates=[inf]", "seeds=\u0663\u0663\u0663"],
+    "bytes that are no text": ["mode=\udcff", "dataset=\udcff", "rates=[\udcff]", "seeds=\x00"],
+    "far too long": [f"mode={'x' * 100_000}", f"rates={'[0.1,' * 20_000}", f"seeds={'9' * 100_000}", "x" * 100_000],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_value_is_one_line_and_not_repeated_whole(checkout: Project, kind: str) -> None:
+    for word in SPOILT[kind]:
+        status, out, err = call("run", "toy", "-p", word)
+        assert (status, out) == (2, ""), word[:50]
+        assert err.count("\n") == 1 and err.startswith("faultlines: ") and len(err) < 500, word[:50]
+    assert not checkout.build.exists()

@@ -8,13 +8,14 @@ from scipy import stats
 
 from faultlines.reporting.intervals import (
     Interval,
-    bootstrap_interval,
     largest,
+    largest_effect,
     mean_interval,
     paired_interval,
     smallest,
     wilson_interval,
 )
+from faultlines.reporting.resampling import bootstrap_interval
 
 
 def test_student_t_against_the_table() -> None:
@@ -47,35 +48,6 @@ def test_student_t_covers_as_often_as_it_says() -> None:
     covered = [found.low <= 2.0 <= found.high for found in map(mean_interval, samples)]
     # binomial standard error 0.005
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
-
-
-def test_the_bootstrap_covers_a_skewed_mean() -> None:
-    generator = np.random.default_rng(2)
-    samples = generator.exponential(1.0, size=(200, 40))
-    found = [bootstrap_interval(sample, resamples=399) for sample in samples]
-    assert np.mean([one.low <= 1.0 <= one.high for one in found]) == pytest.approx(0.93, abs=0.05)
-    # the correction leans the interval to the right, as the truth does
-    assert np.mean([one.high - one.estimate > one.estimate - one.low for one in found]) > 0.9
-
-
-def test_the_bootstrap_is_seeded() -> None:
-    sample = np.random.default_rng(3).normal(size=20)
-    assert bootstrap_interval(sample, seed=1) == bootstrap_interval(sample, seed=1)
-    assert bootstrap_interval(sample, seed=1) != bootstrap_interval(sample, seed=2)
-
-
-def test_the_bootstrap_of_a_constant_is_the_constant() -> None:
-    found = bootstrap_interval([0.5] * 6)
-    assert (found.estimate, found.low, found.high) == (0.5, 0.5, 0.5)
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_median_that_no_value_moves_gets_the_percentile_interval() -> None:
-    # all leave-one-out medians are 0, so the acceleration is 0 / 0
-    found = bootstrap_interval([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0], np.median)
-    assert found.method == "percentile bootstrap"
-    assert found.estimate == found.low == 0.0
-    assert found.high == 1.0
 
 
 @pytest.mark.parametrize(
@@ -146,3 +118,110 @@ def test_an_extreme_of_all_cases_has_no_width() -> None:
             pick([1.0, math.nan])
         with pytest.raises(ValueError, match=r"values has shape \(0,\)"):
             pick([])
+
+
+@pytest.mark.parametrize("means", [[0.0, 0.0, 0.0, 0.0], [0.0, -1.0, -3.0, -9.0], [0.0, -0.2, -0.2, -0.2]])
+def test_it_covers_the_largest_mean(means: list[float]) -> None:
+    rng = np.random.default_rng(0)
+    missed_above = missed_below = 0
+    for _ in range(2000):
+        found = largest_effect({str(i): rng.normal(mean, 1, size=5) for i, mean in enumerate(means)})
+        missed_above += found.low > 0  # would refute what is true at the edge
+        missed_below += found.high < 0  # would show what is false at the edge
+    # 2.5 % each, and four standard deviations of the count
+    assert missed_above <= 2000 * 0.025 + 4 * np.sqrt(2000 * 0.025)
+    assert missed_below <= 2000 * 0.025 + 4 * np.sqrt(2000 * 0.025)
+
+
+def test_one_effect_has_its_own_interval() -> None:
+    values = [0.3, -0.1, 0.5, 0.2]
+    found, plain = largest_effect({"only": values}), mean_interval(values)
+    assert (found.estimate, found.low, found.high) == pytest.approx((plain.estimate, plain.low, plain.high))
+    assert found.method == "largest of 1: only"
+
+
+def test_the_least_certain_effect_holds_the_upper_end() -> None:
+    found = largest_effect({"sure": [-1.0, -1.01, -0.99], "vague": [-9.0, 4.0, -7.0]})
+    assert found.estimate == pytest.approx(-1.0)
+    assert found.high == pytest.approx(mean_interval([-9.0, 4.0, -7.0]).high)
+
+
+def test_no_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match="effects is empty"):
+        largest_effect({})
+
+
+# every statistic with a range: draws, the true mean, the range
+RANGED = {
+    "high correlations": (lambda rng, n: np.tanh(rng.normal(1.5, 0.4, n)), 0.87753, (-1, 1)),
+    "correlations about 0": (lambda rng, n: np.tanh(rng.normal(0.0, 0.4, n)), 0.0, (-1, 1)),
+    "high shares": (lambda rng, n: rng.beta(9, 1, n), 0.9, (0, 1)),
+    "shares of 40 images": (lambda rng, n: rng.binomial(40, 0.95, n) / 40, 0.95, (0, 1)),
+    "ratios": (lambda rng, n: np.exp(rng.normal(0, 0.5, n)), math.exp(0.125), (0, math.inf)),
+}
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+@pytest.mark.parametrize("kind", RANGED)
+def test_an_interval_in_its_range_stays_there_and_covers_no_worse(kind: str, n: int) -> None:
+    draw, truth, within = RANGED[kind]
+    rng = np.random.default_rng(n)
+    covered, plainly = [], []
+    for _ in range(1500):
+        values = draw(rng, n)
+        found, plain = mean_interval(values, within=within), mean_interval(values)
+        assert within[0] <= found.low <= found.estimate <= found.high <= within[1]
+        assert found.estimate == pytest.approx(plain.estimate, abs=1e-15)
+        covered.append(found.low <= truth <= found.high)
+        plainly.append(plain.low <= truth <= plain.high)
+    assert np.mean(covered) >= 0.915  # skewed means cost a Student interval of few values some coverage
+    assert np.mean(covered) >= np.mean(plainly) - 0.005
+
+
+def test_the_scale_is_fishers_the_logit_and_the_logarithm() -> None:
+    values = np.array([0.6, 0.8, 0.9, 0.85])
+    half = stats.t.ppf(0.975, 3) * stats.sem(values)
+    mean = values.mean()
+    z = mean_interval(values, within=(-1, 1))
+    assert np.arctanh([z.low, z.high]) == pytest.approx(
+        np.arctanh(mean) + np.array([-1, 1]) * half / (1 - mean**2)
+    )
+    share = mean_interval(values, within=(0, 1))
+    logit = np.log(mean / (1 - mean)) + np.array([-1, 1]) * half / (mean * (1 - mean))
+    assert [share.low, share.high] == pytest.approx(1 / (1 + np.exp(-logit)))
+    ratio = mean_interval(values, within=(0, math.inf))
+    assert np.log([ratio.low, ratio.high]) == pytest.approx(np.log(mean) + np.array([-1, 1]) * half / mean)
+    methods = [one.method for one in (z, share, ratio, mean_interval(values))]
+    assert methods == ["Student t, Fisher's z", "Student t, logit scale", "Student t, log scale", "Student t"]
+    gap = paired_interval([1.0, 1.0, 0.9], [0.0, 0.1, 0.0], within=(-1, 1))
+    assert gap.high < 1 < paired_interval([1.0, 1.0, 0.9], [0.0, 0.1, 0.0]).high
+    assert gap.method == "paired Student t, logit scale"
+
+
+def test_values_at_the_end_of_their_range_have_an_interval() -> None:
+    ones = mean_interval([1.0, 1.0, 1.0], within=(0, 1))
+    assert (ones.low, ones.estimate, ones.high) == (1, 1, 1)
+    assert 0 < mean_interval([1.0, 1.0, 0.9], within=(0, 1)).low < mean_interval([1.0, 1.0, 0.9]).estimate
+    zeros = mean_interval([0.0, 0.0], within=(0, math.inf))
+    assert (zeros.low, zeros.high) == (0, 0)
+    with pytest.raises(ValueError, match=r"values from 0.5 to 1.2 are not all within=\(0, 1\)"):
+        mean_interval([0.5, 1.2], within=(0, 1))
+    for bad in ((1, 0), (-math.inf, 0), (0.5, 0.5)):
+        with pytest.raises(ValueError, match="within="):
+            mean_interval([0.5, 0.5], within=bad)
+
+
+def test_an_interval_carries_the_effect_of_every_unit() -> None:
+    values = [0.1, 0.3, 0.2]
+    assert mean_interval(values).values == tuple(values)
+    assert paired_interval([1.0, 2.0, 4.0], [0.5, 0.5, 0.5]).values == (0.5, 1.5, 3.5)
+    assert bootstrap_interval(values, resamples=99).values == tuple(values)
+    assert bootstrap_interval([0.5, 0.5]).values == (0.5, 0.5)
+    assert (
+        wilson_interval(3, 10).values == largest(values).values == largest_effect({"a": values}).values == ()
+    )
+    again = mean_interval(mean_interval(values).values)
+    assert again == mean_interval(values) and f"{again}" == f"{mean_interval(values)}"
+    assert again == Interval(
+        again.estimate, again.low, again.high, 3, "Student t"
+    )  # units are no part of equality

@@ -126,3 +126,15 @@ def test_the_tests_can_be_shown_before_the_results(ledger: Ledger) -> None:
     text = str(ledger.statements())
     assert "below 1" in text and "Theorem 1" in text
     assert "holds" not in text
+
+
+def test_a_row_keeps_the_effect_of_every_unit(ledger: Ledger) -> None:
+    from faultlines.reporting import mean_interval, wilson_interval
+
+    ledger.settle("C1", mean_interval(np.array([0.1, 0.2, 0.4], dtype=np.float32)))
+    ledger.settle("C2", wilson_interval(1, 20))
+    rows = json.loads(json.dumps(ledger.table().payload[MIME]))
+    assert rows == ledger.table().payload[MIME]  # as it is after a notebook was saved
+    assert [row["effects"] for row in rows] == [pytest.approx([0.1, 0.2, 0.4]), []]
+    again = mean_interval(rows[0]["effects"])
+    assert (again.estimate, again.low, again.high) == tuple(rows[0][k] for k in ("estimate", "low", "high"))

@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task, code_of
-from faultlines.runner.job import changed_since
+from faultlines.runner import job
+from faultlines.runner.job import JobSpec, changed_since, execute
 from faultlines.runner.job_lock import lock_file, locked
 from faultlines.runner.job_status import JobStatus, clear_leftovers, open_jobs, with_status
 from faultlines.runner.sweep import Sweep, saved_sweeps
@@ -66,14 +69,14 @@ def test_a_job_that_is_gone_is_said_to_have_died(checkout: Project, toy: Chapter
     alive = Task(toy, "desk")
     put_status(checkout, alive)
     with locked(lock_file(JobStatus.path(checkout, alive)), lambda: None):
-        states = {job.label: state for job, state in open_jobs(checkout, {"toy"})}
+        states = {one.label: state for one, state in open_jobs(checkout, {"toy"})}
         assert states == {
             "default": "died", "smoke": "running", "paper": "died", "default+seeds=3": "died", "desk": "running"
         }  # fmt: skip
         assert jobs_table(checkout, {"toy"}).row_count == 5
         assert jobs_table(checkout, {"other"}).row_count == 0
         clear_leftovers(checkout)
-        assert {job.label for job, _ in open_jobs(checkout)} == {"smoke", "desk"}
+        assert {one.label for one, _ in open_jobs(checkout)} == {"smoke", "desk"}
 
 
 def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
@@ -172,3 +175,26 @@ def test_sweeps_are_remembered_and_counted(checkout: Project, toy: Chapter, put)
         table = sweeps_table(Freshness(checkout, Runs.load(checkout)), {"toy"})
     cells = {column.header: next(iter(column.cells)) for column in table.columns}
     assert (cells["fresh"], cells["running"], cells["missing"]) == ("1", "1", "1")
+
+
+def test_a_second_job_of_the_same_waits_says_for_whom_and_takes_what_was_made(
+    checkout: Project, toy: Chapter, put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, events = Task(toy, "default"), []
+    spec = JobSpec.of(checkout, task, task.parameters(Runs.load(checkout)))
+    monkeypatch.setattr(job, "_papermill", lambda *_: pytest.fail("it is executed again"))
+    put_status(checkout, task)
+    with locked(lock_file(JobStatus.path(checkout, task)), lambda: None):
+        second = threading.Thread(target=lambda: events.append(execute(spec, events.append)))
+        second.start()
+        end = time.monotonic() + 60
+        while not events:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        put()
+    second.join(timeout=60)
+    waiting, done, well = events
+    assert waiting["event"] == "waiting"
+    assert waiting["who"].startswith(f"process {os.getpid()} on {socket.gethostname()} since 20")
+    assert (done, well) == ({"event": "done", "wall_s": 95.0}, True)
+    assert not lock_file(JobStatus.path(checkout, task)).exists()

@@ -130,3 +130,20 @@ def test_an_override_has_a_folder_of_its_own_whatever_it_holds(toy: Chapter, che
     assert len(places) == 6
     one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
     assert Task(toy, "default", one).label == Task(toy, "default", other).label
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "said"),
+    [
+        (4, ["0"], "--jobs 4 becomes 1: 1 GPU is here, and each notebook has one to itself\n"),
+        (4, ["0", "1"], "--jobs 4 becomes 2: 2 GPUs are here, and each notebook has one to itself\n"),
+        (2, ["0", "1"], ""),
+        (4, [], ""),
+    ],
+)
+def test_fewer_jobs_than_asked_for_are_said_in_one_line(
+    checkout: Project, jobs: int, gpus: list[str], said: str
+) -> None:
+    told = io.StringIO()
+    LocalPool(checkout, jobs, Console(file=told, width=200), gpus).run([])
+    assert told.getvalue() == said

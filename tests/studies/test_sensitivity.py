@@ -191,3 +191,25 @@ def test_mechanisms_need_the_same_seeds() -> None:
 def test_a_budget_out_of_range_is_refused(given: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ProbeBudget(**{"eps": 0.1, "steps": 2} | given)
+
+
+def test_the_attack_on_predictions_is_told_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, called = vit(), []
+    x, y = data(model)
+    original = PGD.__call__
+    monkeypatch.setattr(PGD, "__call__", lambda self, *a, **k: called.append(1) or original(self, *a, **k))
+    study = ProbeStudy({("softmax", 3): model}, (x, y), (x, y), limit=9, budget=BUDGET)
+    points = study.moved("softmax", 3, "prediction").points
+    assert study.moved("softmax", 3, "prediction").points is points and called == [1]
+    alone = PGD(eps=0.1, steps=3)(model, *study.test, generator=torch.Generator().manual_seed(3))
+    assert points is not None and torch.equal(points, alone.x_adv)
+
+
+def test_the_clean_kernel_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from faultlines.studies import sensitivity
+
+    model, made = vit(), []
+    (x, y), original = data(model), sensitivity.empirical_ntk
+    monkeypatch.setattr(sensitivity, "empirical_ntk", lambda m, x: made.append(x.clone()) or original(m, x))
+    influences_flipped(model, (x, y), (x[:5], y[:5]), BUDGET, 0)
+    assert [torch.equal(given[:20], x) for given in made] == [True, False, False]

@@ -278,7 +278,8 @@ def _survey(name: str, root: Path) -> Availability | None:
 
 def _of_known(known: KnownSet, found: tuple[Source, Path] | None, how: str) -> Availability:
     """Return what the catalogue tells of a known set: embedded, in torchvision's folder, or not here."""
-    source, path, size = None, None, 0
+    source: Source | None = None
+    path, size = None, 0
     if known.form == "embedded":
         source = "embedded"
     elif found is not None:

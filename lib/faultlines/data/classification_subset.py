@@ -71,11 +71,12 @@ def _draw(x: Tensor, y: Tensor, classes: list[int], n: int, seed: int, name: str
     rows = x[order].flatten(1)
     _, first = torch.unique(rows, dim=0, return_inverse=True)
     seen: set[int] = set()
-    keep = [
-        i
-        for i, group in enumerate(first.tolist())
-        if not (group in seen or seen.add(group)) and bool(rows[i].any())
-    ][:n]
+    keep: list[int] = []
+    for i, group in enumerate(first.tolist()):
+        if group not in seen and bool(rows[i].any()):
+            keep.append(i)
+        seen.add(group)
+    keep = keep[:n]
     if len(keep) < n or n < len(classes):
         raise ValueError(
             f"{name}={n!r}: of classes {classes} there are {len(where)} images, {len(keep)} of those looked at are "

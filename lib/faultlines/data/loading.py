@@ -33,7 +33,8 @@ def load(
     `digits` comes with scikit-learn. Any other name is looked for as `<root>/<name>.npz` (arrays `x_train`,
     `y_train`, `x_test`, `y_test`; images uint8 `[n, h, w]` or `[n, h, w, c]`; an optional `classes`), then in
     torchvision's layout under `root`, then downloaded with torchvision. Any `.npz` of that form is a data
-    set, under any name: bring your own.
+    set, under any name: bring your own. MedMNIST's array names, labels `[n, 1]`, floats in [0, 1] and channels first
+    are understood where nothing else can be meant.
 
     Args:
         name: `"digits"`, `"fashion_mnist"`, `"mnist"`, `"cifar10"`, `"cifar100"`, or the stem of an `.npz`.

@@ -73,7 +73,7 @@ def hoyer_sparsity(maps: Maps) -> PerMap:
 
 def _cells(mask: Tensor, maps: Tensor) -> Float[Tensor, "n rows columns"]:
     """Return the foreground's share of every cell."""
-    return F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), maps.shape[1:])[:, 0]
+    return F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), (maps.shape[1], maps.shape[2]))[:, 0]
 
 
 def _check(maps: Tensor, mask: Tensor | None = None) -> None:

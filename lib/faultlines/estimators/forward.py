@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,9 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with _outside_inference():
-            return function(*map(_usable, args), **{name: _usable(a) for name, a in kwargs.items()})
+            positional: Any = map(_usable, args)
+            named: Any = {name: _usable(a) for name, a in kwargs.items()}
+            return cast(Any, function)(*positional, **named)
 
     return run
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.estimators.forward import check_steady, in_any_mode, outputs
+
 
 @dataclass(frozen=True)
 class MarginGradient:
@@ -29,6 +31,7 @@ class MarginGradient:
         return self.margin / self.norm
 
 
+@in_any_mode
 @torch.enable_grad()
 def margin_gradient(
     model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."], y: Int64[Tensor, " batch"]
@@ -41,7 +44,8 @@ def margin_gradient(
         y: True classes.
 
     Raises:
-        ValueError: If there are fewer than two classes, or `y` does not name one of them for each sample.
+        ValueError: If there are fewer than two classes, or `y` does not name one of them for each sample, or
+            the model is in training mode with layers for which that matters.
 
     Example:
         >>> weight = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
@@ -49,8 +53,9 @@ def margin_gradient(
         >>> found.margin.item(), found.norm.item(), round(found.radius.item(), 3)
         (2.0, 5.0, 0.4)
     """
+    check_steady(model)
     x = x.detach().requires_grad_()
-    logits = model(x)
+    logits = outputs(model, x)
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(f"model returned shape {tuple(logits.shape)}; [{len(x)}, classes >= 2] is needed")
     if y.shape != (len(x),) or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]):

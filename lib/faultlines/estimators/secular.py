@@ -78,18 +78,19 @@ class GapAboveSecond(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         """Return the gradient; ordinary operations of row and root, so it has a derivative of its own."""
         p, gap = ctx.saved_tensors
         slope = _eigenvalue_gradient(p, gap)
         _, _, index = leading_pair(p)
         if index.shape[-1] == 2:
             slope = slope.scatter_add(-1, index[..., 1:], -torch.ones_like(slope[..., :1]))
-        return grad[..., None] * slope, None
+        return grad_outputs[0][..., None] * slope, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], p: Tensor, eps: float) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int, None], *args: Any) -> tuple[Tensor, int]:
         """Rows are independent: a mapped dimension is one more batch dimension."""
+        p, eps = args
         return GapAboveSecond.apply(p.movedim(in_dims[0], 0), eps), 0
 
 

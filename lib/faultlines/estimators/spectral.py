@@ -47,7 +47,7 @@ def spectral_norm(m: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*ba
     gram = wide.mT @ wide if wide.shape[-2] >= wide.shape[-1] else wide @ wide.mT
     try:
         norm = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).sqrt()
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch.linalg.LinAlgError
         # LAPACK's solver was seen to give up on maps with many equal rows; the slower one does not
         norm = torch.linalg.svdvals(wide)[..., 0]
     norm = norm * scale[..., 0, 0]

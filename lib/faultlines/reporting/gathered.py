@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from faultlines.reporting.forest import forest
+from faultlines.reporting.figures import forest
 from faultlines.reporting.intervals import Interval, paired_interval
 from faultlines.reporting.pooling import pool
 from faultlines.reporting.tables import Table

@@ -1,14 +1,18 @@
-r"""Interval estimates: over seeds (Student t, bootstrap) and of proportions (Wilson)."""
+r"""Interval estimates: over seeds (Student t), of proportions (Wilson), of extremes; see also `resampling`."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
+from scipy.special import expit
+
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class Interval:
         n: Number of independent units it rests on (seeds, samples).
         method: How it was made, in words.
         confidence: Its coverage.
+        values: The effect of each unit, of which it was made: one number a seed, a pair's difference, the statistic
+            without each group (jackknife). Empty where units are counted and not listed (Wilson, extremes). Two
+            intervals that differ in these only are equal.
     """
 
     estimate: float
@@ -30,6 +37,7 @@ class Interval:
     n: int
     method: str
     confidence: float = 0.95
+    values: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check that the ends are ends.
@@ -57,12 +65,22 @@ class Interval:
         return format(self)
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no coverage.
+
+    Raises:
+        ValueError: If it is not in (0, 1).
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} is not in (0, 1)")
 
 
-def _sample(values: ArrayLike, name: str, least: int) -> np.ndarray:
+def check_sample(values: ArrayLike, name: str, least: int) -> Float[np.ndarray, " n"]:
+    """Return one-dimensional values in float64.
+
+    Raises:
+        ValueError: If the shape is another, there are fewer than `least`, or one is not finite.
+    """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < least:
         raise ValueError(
@@ -73,92 +91,101 @@ def _sample(values: ArrayLike, name: str, least: int) -> np.ndarray:
     return sample
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def on_scale(estimate: float, half: float, within: Range | None) -> tuple[float, float, str]:
+    r"""Return the ends `estimate -+ half`, taken on a scale on which they cannot leave the statistic's range.
+
+    For a range (a, b) the scale is the logit of (x - a)/(b - a), which for a correlation is Fisher's z, and for
+    (a, inf) the logarithm of x - a. The half width goes with the scale's slope at the estimate (the delta method), so
+    that the estimate stays what it is and values at the ends of the range are no obstacle.
+
+    Args:
+        estimate: The point estimate.
+        half: Half the symmetric interval, at least 0.
+        within: The range; None for the symmetric interval itself.
+
+    Returns:
+        Lower end, upper end, and the scale in words (empty for the symmetric interval).
+
+    Raises:
+        ValueError: If the range has no finite lower end or is empty, or the estimate lies outside it.
+    """
+    if within is None:
+        return estimate - half, estimate + half, ""
+    low, high = within
+    if not (math.isfinite(low) and low < high):
+        raise ValueError(f"within={within} must be (low, high) with a finite low < high")
+    if not low <= estimate <= high:
+        raise ValueError(f"the estimate {estimate:.6g} lies outside within={within}")
+    name = ", log scale" if math.isinf(high) else ", Fisher's z" if within == (-1, 1) else ", logit scale"
+    if half == 0:
+        return estimate, estimate, name
+    if estimate in within:  # the scale ends here: only the half of the interval that is in the range is left
+        return max(low, estimate - half), min(high, estimate + half), name
+    below, above = estimate - low, high - estimate
+    if math.isinf(high):
+        step = half / below
+        return low + below * math.exp(-step), low + below * math.exp(min(step, 700.0)), name
+    step, odds = half * (high - low) / (below * above), math.log(below / above)
+    down, up = (low + (high - low) * float(expit(odds + sign * step)) for sign in (-1, 1))
+    return min(down, estimate), max(up, estimate), name  # rounding keeps the estimate inside
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95, *, within: Range | None = None) -> Interval:
     """Return the mean of independent values with its Student t interval.
 
     Args:
         values: `[n]`, one value a seed, n >= 2.
         confidence: Coverage, in (0, 1).
+        within: The range of the values, which the interval then cannot leave, see `on_scale`: `(-1, 1)` for
+            correlations (Fisher's z), `(0, 1)` for shares (logit), `(0, math.inf)` for ratios (logarithm).
 
     Raises:
-        ValueError: If there are fewer than two values, one is not finite, or the confidence is out of range.
+        ValueError: If there are fewer than two values, one is not finite or not in the range, or the confidence is
+            out of range.
 
     Example:
         >>> f"{mean_interval([1.0, 2.0, 3.0]):.2f}"
         '2.00 [-0.48, 4.48]'
+        >>> f"{mean_interval([0.7, 0.9, 0.95], within=(0, 1)):.2f}"
+        '0.85 [0.30, 0.99]'
     """
-    _check_confidence(confidence)
-    sample = _sample(values, "values", least=2)
-    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample)
+    check_confidence(confidence)
+    sample = check_sample(values, "values", least=2)
+    if within is not None and not ((within[0] <= sample) & (sample <= within[1])).all():
+        raise ValueError(f"values from {sample.min():.6g} to {sample.max():.6g} are not all within={within}")
+    half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample))
     mean = float(sample.mean())
-    return Interval(mean, mean - float(half), mean + float(half), len(sample), "Student t", confidence)
+    if within is not None:  # a mean of equal values may round to beside them
+        mean = float(np.clip(mean, sample.min(), sample.max()))
+    low, high, scale = on_scale(mean, half, within)
+    return Interval(
+        mean, low, high, len(sample), f"Student t{scale}", confidence, values=tuple(sample.tolist())
+    )
 
 
-def paired_interval(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Interval:
+def paired_interval(
+    treated: ArrayLike, control: ArrayLike, confidence: float = 0.95, *, within: Range | None = None
+) -> Interval:
     """Return the mean paired difference `treated - control` over seeds with its Student t interval.
 
     Args:
         treated: `[n]`, one value a seed.
         control: `[n]`, the same seeds in the same order.
         confidence: Coverage.
+        within: The range of the differences, which the interval then cannot leave, see `mean_interval`: `(-1, 1)`
+            for shares, `(-2, 2)` for correlations.
 
     Raises:
-        ValueError: If the lengths differ, there are fewer than two pairs, or a value is not finite.
+        ValueError: If the lengths differ, there are fewer than two pairs, or a value is not finite or out of range.
     """
-    treated, control = _sample(treated, "treated", 2), _sample(control, "control", 2)
+    treated, control = check_sample(treated, "treated", 2), check_sample(control, "control", 2)
     if len(treated) != len(control):
         raise ValueError(
             f"treated has {len(treated)} values and control {len(control)}; pairs need one of each"
         )
-    interval = mean_interval(treated - control, confidence)
-    return Interval(
-        interval.estimate, interval.low, interval.high, interval.n, "paired Student t", confidence
-    )
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[..., float] = np.mean,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
-) -> Interval:
-    """Return a statistic of independent values with its bias-corrected accelerated bootstrap interval.
-
-    Where the correction has no value (a median that no single value moves), it is the percentile interval.
-
-    Args:
-        values: `[n]`, n >= 2.
-        statistic: Maps an array along its `axis` to a number.
-        confidence: Coverage.
-        resamples: Bootstrap samples.
-        seed: Seed of the resampling.
-
-    Raises:
-        ValueError: If there are fewer than two values, or one is not finite.
-    """
-    _check_confidence(confidence)
-    sample = _sample(values, "values", least=2)
-    estimate = float(statistic(sample))
-    if np.ptp(sample) == 0:  # every resample is the sample
-        return Interval(estimate, estimate, estimate, len(sample), "bootstrap", confidence)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            (sample,),
-            statistic,
-            confidence_level=confidence,
-            n_resamples=resamples,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-    low, high = result.confidence_interval
-    if np.isfinite([low, high]).all():
-        return Interval(estimate, float(low), float(high), len(sample), "bootstrap", confidence)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(result.bootstrap_distribution, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high), len(sample), "percentile bootstrap", confidence)
+    interval = mean_interval(treated - control, confidence, within=within)
+    method = f"paired {interval.method}".replace("Fisher's z", "logit scale")
+    return replace(interval, method=method)
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Interval:
@@ -176,7 +203,7 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Int
         >>> f"{wilson_interval(0, 10):.3f}"
         '0.000 [0.000, 0.278]'
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if total < 1 or not 0 <= successes <= total or int(successes) != successes or int(total) != total:
         raise ValueError(
             f"successes={successes} of total={total}: need whole numbers, 0 <= successes <= total and total >= 1"
@@ -208,6 +235,44 @@ def smallest(values: ArrayLike) -> Interval:
 
 
 def _extreme(values: ArrayLike, pick: Callable[[np.ndarray], float], method: str) -> Interval:
-    sample = _sample(np.ravel(values), "values", least=1)
+    sample = check_sample(np.ravel(values), "values", least=1)
     value = float(pick(sample))
     return Interval(value, value, value, len(sample), method, confidence=1.0)
+
+
+def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95) -> Interval:
+    r"""Return the largest mean effect with an interval that covers it.
+
+    That *all* of $k$ effects lie below a threshold is shown where each one's own interval does (the
+    intersection-union test: no correction is needed), and refuted where one lies above it, which any of $k$ may do
+    by chance. So the upper end is the largest of the upper ends at `confidence`, and the lower end the largest
+    of the lower ends at $1 - (1 - c)/k$ (Bonferroni). Both ends together cover the largest of the true means
+    at least as often as `confidence`, up to that of Student's intervals.
+
+    Args:
+        effects: By name, one value a seed, in one unit.
+        confidence: Coverage.
+
+    Raises:
+        ValueError: If there is no effect, or one has fewer than two values or one that is not finite.
+
+    Example:
+        >>> found = largest_effect({"first": [-3.0, -2.0, -1.0], "second": [-9.0, -9.5, -10.0]})
+        >>> f"{found:.1f}", found.method
+        ('-2.0 [-5.6, 0.5]', 'largest of 2: first')
+    """
+    if not effects:
+        raise ValueError("effects is empty; there is nothing to take the largest of")
+    plain = {name: mean_interval(values, confidence) for name, values in effects.items()}
+    strict = {
+        name: mean_interval(values, 1 - (1 - confidence) / len(effects)) for name, values in effects.items()
+    }
+    name = max(plain, key=lambda effect: plain[effect].estimate)
+    return Interval(
+        plain[name].estimate,
+        max(interval.low for interval in strict.values()),
+        max(interval.high for interval in plain.values()),
+        min(interval.n for interval in plain.values()),
+        f"largest of {len(effects)}: {name}",
+        confidence,
+    )

@@ -60,6 +60,7 @@ class Row:
         cost_s: Seconds of computing charged to the claim.
         figure: Label of the figure that shows it.
         note: What else must be said.
+        effects: The effect of each unit, see `Interval.values`; empty where the method lists none.
     """
 
     claim: str
@@ -79,6 +80,7 @@ class Row:
     cost_s: float
     figure: str
     note: str
+    effects: tuple[float, ...] = ()
 
 
 class Ledger:
@@ -173,6 +175,7 @@ class Ledger:
             high=float(interval.high), n=int(interval.n), method=interval.method,
             confidence=float(interval.confidence), direction=claim.direction, threshold=claim.threshold,
             verdict=verdict, cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
+            effects=tuple(map(float, interval.values)),
         )  # fmt: skip
         self._enter(row)
         return verdict
@@ -243,8 +246,9 @@ class Ledger:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    # JSON has no infinity
-    return {
+    # JSON has no infinity, and lists for tuples
+    plain = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(row).items()
     }
+    return plain | {"effects": list(row.effects)}

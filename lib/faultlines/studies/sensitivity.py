@@ -8,7 +8,7 @@ further.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -67,10 +67,12 @@ class Moved:
     Attributes:
         attack: Under the attack.
         noise: Under noise of the same size.
+        points: Where an attack on predictions moved the test images, for who wants to look at them there.
     """
 
     attack: float
     noise: float
+    points: Float[Tensor, "n channel height width"] | None = field(default=None, repr=False, compare=False)
 
 
 Probe = Callable[[nn.Module, Samples, Samples, ProbeBudget, int], Moved]
@@ -109,7 +111,7 @@ def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget,
     with torch.no_grad():
         for _ in range(budget.steps):
             wrong |= model(random_sign(x, everyone, eps=budget.eps, generator=generator)).argmax(dim=1) != y
-    return Moved(found.success.double().mean().item(), wrong.double().mean().item())
+    return Moved(found.success.double().mean().item(), wrong.double().mean().item(), found.x_adv)
 
 
 def map_lost(
@@ -124,7 +126,8 @@ def map_lost(
     found = explanation_outcome(
         model, *test, explain, "spearman", eps=budget.eps, steps=budget.steps, k=1, seed=seed
     )
-    return Moved(*(1 - side["spearman"].mean().item() for side in (found.attacked, found.noisy)))
+    attack, noise = (1 - side["spearman"].mean().item() for side in (found.attacked, found.noisy))
+    return Moved(attack, noise)
 
 
 def influences_flipped(
@@ -140,21 +143,25 @@ def influences_flipped(
     """
     (x, y), (x_test, y_test) = train, test
     targets = centred_one_hot(y, model(x[:1]).shape[1])
-    ridge = match_ridge(_kernels(model, x, x_test)[0], budget.fit * len(x))
+    clean = _kernels(model, x, x_test)
+    ridge = match_ridge(clean[0], budget.fit * len(x))
 
-    def influence(moved: Tensor) -> Float[Tensor, "n t"]:
-        found = loo_influence(*_kernels(model, moved, x_test), targets, ridge)
+    def influence(kernels: tuple[Tensor, Tensor]) -> Float[Tensor, "n t"]:
+        found = loo_influence(*kernels, targets, ridge)
         return found.gather(2, y_test[None, :, None].expand(len(found), -1, 1)).squeeze(2)
 
-    before = influence(x)
+    before = influence(clean)
     index = most_influential(before, budget.share)
     attack = PGD(eps=budget.eps, steps=budget.steps)
     attacked = perturb_training_data(attack, lambda z, _: model(z), x, y, index, generator=_seeded(seed, x))
     noisy = random_sign(x, index, eps=budget.eps, generator=torch.Generator().manual_seed(seed))
     signs = before[index].sign()
-    return Moved(
-        *((influence(moved)[index].sign() != signs).double().mean().item() for moved in (attacked, noisy))
+    # all Jacobians again: those of the moved images alone would differ from these in the last bit
+    attack_share, noise_share = (
+        (influence(_kernels(model, moved, x_test))[index].sign() != signs).double().mean().item()
+        for moved in (attacked, noisy)
     )
+    return Moved(attack_share, noise_share)
 
 
 def cue_moved(
@@ -173,7 +180,8 @@ def cue_moved(
             model(class_cue(x, code, side=side)).argmax(dim=1) != y
             for code in (wrong + 1, torch.zeros_like(y))
         ]
-    return Moved(*(share.double().mean().item() for share in changed))
+    attack, noise = (share.double().mean().item() for share in changed)
+    return Moved(attack, noise)
 
 
 PROBES: dict[str, Probe] = {

@@ -92,15 +92,24 @@ def spurious_benchmark(
             raise ValueError(f"{argument}={n!r} must be an integer of at least 1")
     if isinstance(n_ood_validation, bool) or not isinstance(n_ood_validation, int) or n_ood_validation < 0:
         raise ValueError(f"n_ood_validation={n_ood_validation!r} must be an integer of at least 0")
-    dials = {"size": size, "bgs": bgs, "patch": patch, "coat": coat, "noise": noise}
-    check_dials(**dials)
+    check_dials(size=size, bgs=bgs, patch=patch, coat=coat, noise=noise)
     generator = torch.Generator().manual_seed(seed)
     seeds = iter(torch.randint(2**62, (4,), generator=generator).tolist())
 
     def split(purpose: str, part: str, n: int) -> GroupedImages:
         cells: tuple[Cell, ...] = getattr(benchmark_cells(name, n), part)
         y, c, environment = expand(cells)
-        images = render_groups(y, c, environment=environment, seed=next(seeds), **dials)
+        images = render_groups(
+            y,
+            c,
+            environment=environment,
+            size=size,
+            bgs=bgs,
+            patch=patch,
+            coat=coat,
+            noise=noise,
+            seed=next(seeds),
+        )
         return replace(images, split=purpose)
 
     return SpuriousBenchmark(

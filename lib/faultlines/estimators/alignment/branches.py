@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -126,7 +126,8 @@ def tie_branches(model: nn.Module, sign: int) -> nn.Module:
     """
     if sign not in (1, -1):
         raise ValueError(f"sign={sign!r} is not one of 1, -1")
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         attention = block.attention
         if not (isinstance(attention.mechanism, DifferentialAttention) and attention.mechanism.subtract):
             raise ValueError(f"model has a layer of {type(attention.mechanism).__name__} without branches")

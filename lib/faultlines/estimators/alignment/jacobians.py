@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from faultlines.estimators.alignment.branches import Alignment, branch_maps, cosine
+from faultlines.estimators.forward import check_steady, in_any_mode
 from faultlines.estimators.spectral import spectral_norm
 from faultlines.models.recorder import record
 
@@ -94,6 +95,7 @@ class LayerGradients(NamedTuple):
     triangle: Float[Tensor, "batch layer"] | None
 
 
+@in_any_mode
 def layer_gradients(model: nn.Module, x: Float[Tensor, "batch *shape"]) -> LayerGradients:
     """Differentiate the maps of every layer at every sample, in the dtype of the model.
 
@@ -111,6 +113,7 @@ def layer_gradients(model: nn.Module, x: Float[Tensor, "batch *shape"]) -> Layer
         >>> found.frobenius.shape, found.branches.cosine.shape
         (torch.Size([3, 2]), torch.Size([3, 2]))
     """
+    check_steady(model)
     with torch.no_grad(), record() as tape:
         model(x[:1])
     if not tape.layers:
@@ -120,10 +123,13 @@ def layer_gradients(model: nn.Module, x: Float[Tensor, "batch *shape"]) -> Layer
     spectral = _grid(cells, lambda j: _spectral(_maps(j)))
     if cells[0][0].combined is None:
         return LayerGradients(whole, spectral, None, None)
-    norm1, norm2 = (_grid(cells, lambda j, i=i: j[i].norm() / len(j[i]) ** 0.5) for i in (0, 1))
+    norm1, norm2 = (
+        _grid(cells, lambda j, side=side: getattr(j, side).norm() / len(j.first) ** 0.5)
+        for side in ("first", "second")
+    )
     inner = _grid(cells, lambda j: (j.first * j.second).sum() / len(j.first))
-    lam = torch.stack([j.lam for j in cells[0]])
-    triangle = _grid(cells, lambda j: _spectral(j.first) + j.lam.abs() * _spectral(j.second))
+    lam = torch.stack([j.lam for j in cells[0] if j.lam is not None])
+    triangle = _grid(cells, lambda j: _spectral(j.first) + cast(Tensor, j.lam).abs() * _spectral(j.second))
     return LayerGradients(
         whole, spectral, Alignment(cosine(inner, norm1, norm2), norm1, norm2, lam), triangle
     )

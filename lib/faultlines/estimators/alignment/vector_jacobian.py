@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faultlines.estimators.alignment.branches import Alignment, branch_maps, cosine
+from faultlines.estimators.forward import check_steady, in_any_mode, outputs
 from faultlines.models.recorder import record
 
 
+@in_any_mode
 @torch.enable_grad()
 def alignment_hutchinson(
     model: nn.Module,
@@ -53,8 +55,9 @@ def alignment_hutchinson(
         raise ValueError(f"probes={probes} must be at least 1")
     generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
     x = x.detach().requires_grad_()
+    check_steady(model)
     with record() as tape:
-        model(x)
+        outputs(model, x)
     if not tape.layers:
         raise ValueError("model records no attention layer")
     layers, lams = [], []
@@ -74,7 +77,8 @@ def alignment_hutchinson(
         lams.append(lam)
     inner, square1, square2 = torch.stack(layers, dim=2)  # [batch, layer, pair] each
     norm1, norm2 = square1.sqrt(), square2.sqrt()
-    lam = None if any(lam is None for lam in lams) else torch.stack(lams).detach()
+    known = [lam for lam in lams if lam is not None]
+    lam = torch.stack(known).detach() if len(known) == len(lams) else None
     return Alignment(cosine(inner, norm1, norm2), norm1, norm2, lam)
 
 
@@ -82,6 +86,7 @@ def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
+@in_any_mode
 @torch.enable_grad()
 def alignment_losspath(
     model: nn.Module,
@@ -119,9 +124,10 @@ def alignment_losspath(
         >>> alignment_losspath(model, torch.rand(5, 1, 4, 4), torch.zeros(5).long()).opposed.shape
         torch.Size([5, 2])
     """
+    check_steady(model)
     x = x.detach().requires_grad_()
     with record() as tape:
-        total = loss(model(x), y).sum()
+        total = loss(outputs(model, x), y).sum()
     if not tape.layers:
         raise ValueError("model records no attention layer")
     branches = [branch_maps(layer) for layer in tape.layers]
@@ -137,5 +143,6 @@ def alignment_losspath(
         rows.append(torch.stack([(g1 * g2).sum(1), g1.norm(dim=1), g2.norm(dim=1)]))
     inner, norm1, norm2 = torch.stack(rows, dim=2)
     lams = [branch.lam for branch in branches]
-    lam = None if any(lam is None for lam in lams) else torch.stack(lams).detach()
+    known = [lam for lam in lams if lam is not None]
+    lam = torch.stack(known).detach() if len(known) == len(lams) else None
     return Alignment(cosine(inner, norm1, norm2), norm1, norm2, lam)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -105,11 +105,11 @@ def rollout(
     """
     with derivatives(create_graph, x, target) as (x, target):
         maps, _ = _recorded(model, x, target, create_graph)
-        product = None
-        for layer in maps:
+        product = torch.empty(0)
+        for index, layer in enumerate(maps):
             step = layer.mean(dim=1) + torch.eye(layer.shape[-1], dtype=layer.dtype, device=layer.device)
             step = step / (step.sum(dim=-1, keepdim=True) if normalise else 2)
-            product = step if product is None else step @ product
+            product = step @ product if index else step
         return _patches(product, model, query, grid)
 
 
@@ -143,7 +143,8 @@ def gradient_rollout(
     """
     with derivatives(create_graph, x, target) as (x, target):
         check_images(x)  # before the target, which is checked against them
-        maps, logit = _recorded(model, x, check_target(target, x), create_graph, gradients=True)
+        maps, found = _recorded(model, x, check_target(target, x), create_graph, gradients=True)
+        logit = cast(Tensor, found)
         slopes = torch.autograd.grad(
             logit,
             maps,

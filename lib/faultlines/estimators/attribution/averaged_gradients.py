@@ -52,7 +52,7 @@ def averaged_gradient(
         ValueError: If `chunk` is no positive integer.
     """
     check_count(chunk, "chunk")
-    total, size = 0, max(1, chunk // len(x))
+    total, size = torch.zeros_like(x), max(1, chunk // len(x))
     for start in range(0, len(weights), size):
         w = weights[start : start + size]
         here = points(start, start + len(w))
@@ -84,8 +84,7 @@ def smoothgrad(
         sigma: Standard deviation of the noise, in pixels (0 to 1).
         generator: Source of the noise. One seeded with 0 for this call by default, so that two calls, on a
             clean and an attacked batch say, see the same noise.
-        chunk: At most so many images in one forward pass, or one batch where that is more. The noise is drawn a
-            pass at a time, so another `chunk` is another draw.
+        chunk: At most so many images in one forward pass, or one batch where that is more. It changes no value.
         create_graph: As in `gradient`.
 
     Returns:
@@ -104,8 +103,11 @@ def smoothgrad(
             generator = torch.Generator(x.device).manual_seed(0)
 
         def points(start: int, stop: int) -> Tensor:
-            noise = torch.randn((stop - start, *x.shape), generator=generator, device=x.device, dtype=x.dtype)
-            return x + sigma * noise
+            options = {"generator": generator, "device": x.device, "dtype": x.dtype}
+            noise = [
+                torch.randn(x.shape, **options) for _ in range(start, stop)
+            ]  # the same in passes of any size
+            return x + sigma * torch.stack(noise)
 
         weights = x.new_full((samples,), 1 / samples)
         return averaged_gradient(model, x, target, points, weights, create_graph=create_graph, chunk=chunk)

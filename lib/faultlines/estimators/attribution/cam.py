@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -167,21 +167,21 @@ def logits_and_maps(
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is not one of {get_args(Method)}")
-    model: Any = original(model)
-    possible = layer is None and pools_linearly(model)
+    network: Any = original(model)
+    possible = layer is None and pools_linearly(network)
     if method == "closed" and not possible:
         raise ValueError(
             "method='closed' needs layer=None and a model with features(x) and a linear head; "
-            f"layer is {layer!r} and the model {type(model).__name__}"
+            f"layer is {layer!r} and the model {type(network).__name__}"
         )
     with torch.enable_grad():
         if possible and method != "autograd":
-            features = model.features(x)
-            logits = model.head(features.mean(dim=(2, 3)))
-            maps = cam_of_head(features, model.head.weight, _targets(target, logits), center=center)
+            features = network.features(x)
+            logits = network.head(features.mean(dim=(2, 3)))
+            maps = cam_of_head(features, network.head.weight, _targets(target, logits), center=center)
         else:
-            with _captured(model, layer) as captured:
-                logits = logits_of(model(x))
+            with _captured(network, layer) as captured:
+                logits = logits_of(network(x))
             if not captured:
                 raise ValueError(f"layer={layer!r} was not run in the forward pass")
             maps = cam_of_graph(
@@ -208,13 +208,13 @@ def pools_linearly(model: nn.Module) -> bool:
     }
 
 
-def last_convolution(model: nn.Module, x: Images) -> nn.Conv2d:
+def last_convolution(model: nn.Module, x: Images) -> nn.Module:
     """Return the convolution that runs last: of an auxiliary head, which runs in training only, it is not.
 
     Raises:
         ValueError: If none runs.
     """
-    ran: list[nn.Conv2d] = []
+    ran: list[nn.Module] = []
     convolutions = [part for part in getattr(model, "modules", list)() if isinstance(part, nn.Conv2d)]
     handles = [part.register_forward_pre_hook(lambda conv, _: ran.append(conv)) for part in convolutions]
     try:
@@ -261,8 +261,9 @@ def cam_of_graph(
         score = score - logits.mean(dim=1).sum()
     slope = None
     if score.requires_grad:
-        options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
-        (slope,) = torch.autograd.grad(score, features, **options)
+        (slope,) = torch.autograd.grad(
+            score, features, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
     if slope is None:
         raise ValueError("the logits do not depend on the layer, so that it has no Grad-CAM map")
     return _combine(features, slope.mean(dim=(2, 3)))
@@ -303,7 +304,7 @@ def _captured(model: Any, layer: str | nn.Module | None) -> Iterator[list[Tensor
             )
         layer = model.features
     if not isinstance(layer, (str, nn.Module)):  # a method runs no hook: shadow it for one pass
-        method = layer
+        method: Any = layer
         vars(model)["features"] = lambda x: keep(model, x, method(x))
         try:
             yield captured
@@ -315,7 +316,7 @@ def _captured(model: Any, layer: str | nn.Module | None) -> Iterator[list[Tensor
         if layer not in names or not layer:
             raise ValueError(f"layer={layer!r} is not one of {', '.join(name for name in names if name)}")
         layer = names[layer]
-    handle = original(layer).register_forward_hook(keep)
+    handle = original(cast(nn.Module, layer)).register_forward_hook(keep)
     try:
         yield captured
     finally:

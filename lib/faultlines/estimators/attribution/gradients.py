@@ -157,7 +157,8 @@ def refuse_fused(output: Tensor, points: Tensor) -> None:
     Raises:
         ValueError: If its graph holds a kernel whose backward pass has no derivative.
     """
-    seen, todo = {None, points.grad_fn}, [output.grad_fn]
+    seen: set[Any] = {None, points.grad_fn}
+    todo: list[Any] = [output.grad_fn]
     while todo:
         node = todo.pop()
         if node in seen:

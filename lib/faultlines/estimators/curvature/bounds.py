@@ -137,7 +137,7 @@ def _from_layer_input(model: nn.Module, first: nn.Linear, x: Tensor, y: Tensor) 
     def logits(h: Tensor, shift: Tensor | None = None) -> Tensor:
         handles = [first.register_forward_pre_hook(lambda *_: (h,))]
         if shift is not None:
-            handles.append(first.register_forward_hook(lambda _, __, z: z + shift))
+            handles.append(first.register_forward_hook(lambda *given: given[2] + shift))
         try:
             return outputs(model, x)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -108,20 +109,34 @@ class HessianProduct:
         with torch.no_grad():
             z = torch.cat([outputs(self.model, xb) for xb in self.x.split(self.chunk_size)])
         generator = torch.Generator(z.device).manual_seed(0)
-        z = z + torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        draws = []
+        for _ in range(2):  # shares that depend on the outputs are none
+            noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+            draws.append(self._shares_at(z + noise))
+        rounding = 1e3 * torch.finfo(z.dtype).eps
+        if None in (*draws[0], *draws[1]) or not torch.allclose(
+            *map(torch.tensor, draws), rtol=rounding, atol=0
+        ):
+            raise ValueError(
+                f"chunk_size={self.chunk_size} would change the value: the loss over all samples is no weighted sum of "
+                "the losses over pieces of them; pass chunk_size=None"
+            )
+        even = [len(xb) / len(self.x) for xb in self.x.split(self.chunk_size)]
+        return [e if abs(s - e) <= rounding * e else s for s, e in zip(draws[0], even, strict=True)]
+
+    def _shares_at(self, z: Tensor) -> list[Any]:
+        """Return the share of each piece, None where its slope is no multiple of its own."""
+        rounding = 1e3 * torch.finfo(z.dtype).eps
         whole = self._slope(z, self.y).split(self.chunk_size)
-        shares = []
+        shares: list[Any] = []
         for zb, yb, slope in zip(z.split(self.chunk_size), self.y.split(self.chunk_size), whole, strict=True):
-            own, even = self._slope(zb, yb), len(zb) / len(z)
-            rounding = 1e3 * torch.finfo(z.dtype).eps
-            # a piece without weight (of ignored targets only) has no mean of its own
-            share = float((slope * own).sum() / own.square().sum()) if bool((slope != 0).any()) else 0.0
-            if share and not float((slope - share * own).norm()) <= rounding * float(slope.norm()):
-                raise ValueError(
-                    f"chunk_size={self.chunk_size} would change the value: the loss over all samples is no weighted "
-                    "sum of the losses over pieces of them; pass chunk_size=None"
-                )
-            shares.append(even if abs(share - even) <= rounding * even else share)
+            if not bool((slope != 0).any()):  # of ignored targets only: such a piece has no mean of its own
+                shares.append(0.0)
+                continue
+            own = self._slope(zb, yb)
+            share = float((slope * own).sum() / own.square().sum())
+            fits = float((slope - share * own).norm()) <= rounding * float(slope.norm())
+            shares.append(share if fits else None)
         return shares
 
     def _slope(self, z: Tensor, y: Tensor) -> Tensor:

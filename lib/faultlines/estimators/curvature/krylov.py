@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -123,6 +123,7 @@ def lanczos(
     broken = ~(length > 0)
     basis = q[:, None]
     t = start.new_zeros(batch, steps, steps)
+    m, pairs = 0, cast(Eigenpairs, None)  # there is one step at least
     scale = start.new_zeros(batch)  # largest product met: what is far below it is rounding
     for m in range(steps):
         w = product(basis[:, m])

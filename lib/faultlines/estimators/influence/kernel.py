@@ -50,8 +50,14 @@ def loo_influence(
         tensor([[ 0.5000,  0.0000],
                 [-0.0000, -0.5000]], dtype=torch.float64)
     """
-    factor, weights, alpha = _fit(kernel, test_kernel, targets, ridge)
-    diagonal = inverse_diagonal(factor)
+    _check_shapes(kernel, test_kernel, targets)
+    factor = ridge_factor(kernel, ridge)
+    least = len(kernel) * torch.finfo(kernel.dtype).eps ** 0.6 * float(kernel.diagonal().max())
+    if float(factor.diagonal().min()) ** 2 < least:
+        diagonal, weights, alpha = _fit_spectrally(kernel, test_kernel, targets, ridge)
+    else:
+        diagonal = inverse_diagonal(factor)
+        weights, alpha = _fit(factor, test_kernel, targets)
     if alpha.ndim == 1:  # in place: a matrix of this size costs time to make
         return weights.mul_((alpha / diagonal)[:, None])
     return _outer(weights.div_(diagonal[:, None]), alpha)
@@ -84,17 +90,31 @@ def inverse_diagonal(lower: Float[Tensor, "n n"], base: int = 128) -> Float[Tens
     return torch.cat([inverse_diagonal(a, base) + below, inverse_diagonal(c, base)])
 
 
-def _fit(kernel: Tensor, test_kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return the factor $L$, $(K + \lambda I)^{-1} k_t$ as columns, and $\alpha$."""
-    _check_shapes(kernel, test_kernel, targets)
-    factor = ridge_factor(kernel, ridge)
-    columns = targets.to(kernel).reshape(len(kernel), -1)
+def _fit(factor: Tensor, test_kernel: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return $(K + \lambda I)^{-1} k_t$ as columns, and $\alpha$, from the Cholesky factor."""
+    columns = targets.to(factor).reshape(len(factor), -1)
     # one solve for both, in place: `cholesky_solve` would copy the factor first
     right = torch.cat([test_kernel, columns.T]).T
     torch.linalg.solve_triangular(factor, right, upper=False, out=right)
     torch.linalg.solve_triangular(factor.T, right, upper=True, out=right)
     t = len(test_kernel)
-    return factor, right[:, :t], right[:, t:].reshape(targets.shape)
+    return right[:, :t], right[:, t:].reshape(targets.shape)
+
+
+def _fit_spectrally(
+    kernel: Tensor, test_kernel: Tensor, targets: Tensor, ridge: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the diagonal of $M$, $M k_t$ as columns, and $\alpha$, where a factor would lose their digits.
+
+    Eigenvalues below rounding are those of a null space, in which $k_t$ has no part.
+    """
+    values, vectors = torch.linalg.eigh(kernel)
+    there = values > len(kernel) * torch.finfo(kernel.dtype).eps * values[-1]
+    inverse = 1 / (torch.where(there, values, 0) + ridge)
+    spanned = vectors[:, there]
+    weights = spanned @ (inverse[there, None] * (spanned.T @ test_kernel.T))
+    alpha = vectors @ (inverse[:, None] * (vectors.T @ targets.to(kernel).reshape(len(kernel), -1)))
+    return vectors.square() @ inverse, weights, alpha.reshape(targets.shape)
 
 
 def _outer(weights: Tensor, alpha: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
 from importlib import import_module
 from io import StringIO
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -62,7 +62,8 @@ def tracin_scores(network: nn.Module, rows: Rows, targets: Float[Tensor, " n"], 
             test_loss_fn=lambda output, _: -output,
         )  # fmt: skip
     # a row raises what falls with its own loss: captum's product of the two gradients, test by train
-    return method.influence((test, torch.zeros_like(test[:, 0]))).detach().T
+    found = cast(Tensor, method.influence((test, torch.zeros_like(test[:, 0]))))
+    return found.detach().T
 
 
 def hessian_scores(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faultlines.estimators.curvature.krylov import lengths, normalise, orthogonalise
+from faultlines.estimators.forward import check_steady, in_any_mode, outputs
 from faultlines.estimators.spectral import spectral_norm
 
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
@@ -79,6 +81,7 @@ def jacobian_norm(
     return leading_singular(f, x, steps=steps, tol=tol, generator=generator).norm
 
 
+@in_any_mode
 def leading_singular(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, "batch ..."],
@@ -125,9 +128,9 @@ def leading_singular(
     if generator is None:
         generator = torch.Generator(x.device).manual_seed(0)
     start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
-    forward, backward, outputs = _products(f, x.detach())
+    forward, backward, size = _products(f, x.detach())
     with torch.no_grad():
-        steps = min(steps, outputs + 1, start.shape[1])  # the start may lie partly in the null space
+        steps = min(steps, size + 1, start.shape[1])  # the start may lie partly in the null space
         return _bidiagonalise(forward, backward, start, steps, tol, x.shape)
 
 
@@ -136,17 +139,19 @@ def _products(f: Callable[[Tensor], Tensor], x: Tensor) -> Products:
 
     $u \mapsto J^\top u$ is linear, so its own transpose gives $J v$ from the graph that is already there.
     """
-    out, pullback = torch.func.vjp(f, x)
+    check_steady(f)
+    with sdpa_kernel(SDPBackend.MATH):  # its transpose is a second derivative, which fused attention has not
+        out, pullback, *_ = torch.func.vjp(lambda z: outputs(f, z), x)
     if out.ndim < 1 or out.shape[0] != x.shape[0]:
         raise ValueError(
             f"f returned shape {tuple(out.shape)} for a batch of {x.shape[0]}; [batch, ...] is needed"
         )
-    _, pushforward = torch.func.vjp(lambda u: pullback(u)[0], torch.zeros_like(out))
-    outputs = math.prod(out.shape[1:])
+    _, pushforward, *_ = torch.func.vjp(lambda u: pullback(u)[0], torch.zeros_like(out))
+    size = math.prod(out.shape[1:])
     return (
-        lambda v: pushforward(v.reshape(x.shape))[0].reshape(len(x), outputs),
+        lambda v: pushforward(v.reshape(x.shape))[0].reshape(len(x), size),
         lambda u: pullback(u.reshape(out.shape))[0].flatten(1),
-        outputs,
+        size,
     )
 
 
@@ -164,6 +169,7 @@ def _bidiagonalise(
     b = start.new_zeros(batch, steps, steps + 1)
     scale = start.new_zeros(batch)  # largest norm met: what is far below it is rounding
     broken = start.isnan().any(dim=1)
+    k, error, sigma, y = 0, scale, scale, scale  # there is one step at least
     for k in range(steps):
         u = forward(right[:, k])
         u = orthogonalise(u, left) if k else u
@@ -196,6 +202,7 @@ def _ritz_error(b: Float[Tensor, "batch k k"], beta: Float[Tensor, " batch"]) ->
     return unit * torch.minimum(residual, quadratic)
 
 
+@in_any_mode
 def logit_jacobian_norm(
     model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."]
 ) -> Float[Tensor, " batch"]:
@@ -221,7 +228,9 @@ def logit_jacobian_norm(
         >>> bool(torch.allclose(norm, torch.linalg.matrix_norm(linear.weight, ord=2)))
         True
     """
-    logits, pullback = torch.func.vjp(model, x.detach())
+    check_steady(model)
+    with sdpa_kernel(SDPBackend.MATH):
+        logits, pullback, *_ = torch.func.vjp(lambda z: outputs(model, z), x.detach())
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 1:
         raise ValueError(
             f"model returned shape {tuple(logits.shape)} for a batch of {len(x)}; [batch, classes] is needed"

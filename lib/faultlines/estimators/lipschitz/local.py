@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from faultlines.estimators.forward import check_steady, in_any_mode, original, outputs
 from faultlines.models.recorder import record
 
 
@@ -32,6 +33,7 @@ class LocalLipschitz:
     perturbation: Float[Tensor, "batch ..."]
 
 
+@in_any_mode
 def local_lipschitz(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, "batch ..."],
@@ -84,9 +86,10 @@ def local_lipschitz(
         raise ValueError(f"x has shape {tuple(x.shape)} and dtype {x.dtype}; floating [batch, ...] is needed")
     if generator is None:
         generator = torch.Generator(x.device).manual_seed(0)
+    check_steady(f)
     x = x.detach()
     with torch.no_grad():
-        origin = f(x)
+        origin = outputs(f, x)
     if origin.ndim < 1 or len(origin) != len(x):
         raise ValueError(
             f"f returned shape {tuple(origin.shape)} for a batch of {len(x)}; [batch, ...] is needed"
@@ -94,7 +97,7 @@ def local_lipschitz(
 
     def ratio(xi: Tensor) -> Tensor:
         """Return chord slopes, `[batch]`."""
-        return (f(x + xi) - origin)[..., None].flatten(1).norm(dim=1) / _length(xi, norm)
+        return (outputs(f, x + xi) - origin)[..., None].flatten(1).norm(dim=1) / _length(xi, norm)
 
     best, where = x.new_full((len(x),), -1.0), torch.zeros_like(x)
     with torch.no_grad():
@@ -214,6 +217,9 @@ def layer_lipschitz(
     if unknown := [name for name in readings if name not in READINGS]:
         raise ValueError(f"readings={tuple(readings)!r}: {unknown[0]!r} is not one of {READINGS}")
 
+    check_steady(model)
+    model = original(model)
+
     def search(layer: int, reading: str) -> LocalLipschitz:
         """Return the bounds of one reading."""
         return local_lipschitz(
@@ -232,7 +238,7 @@ def layer_lipschitz(
             one = search(-1, reading)
             found[reading] = LayerBounds(one.random, one.ascent)
             continue
-        layers = [search(layer, reading) for layer in range(len(model.blocks))]
+        layers = [search(layer, reading) for layer in range(len(cast(nn.ModuleList, model.blocks)))]
         found[reading] = LayerBounds(
             torch.stack([one.random for one in layers], dim=1),
             torch.stack([one.ascent for one in layers], dim=1),
@@ -240,10 +246,10 @@ def layer_lipschitz(
     return found
 
 
-def read_layer(model: nn.Module, x: Tensor, layer: int, reading: str) -> Float[Tensor, "batch ..."]:
+def read_layer(model: Any, x: Tensor, layer: int, reading: str) -> Float[Tensor, "batch ..."]:
     """Return one reading of `layer_lipschitz`; the network runs no further than it must."""
     if reading == "logits":
-        return model(x)
+        return outputs(model, x)
     tokens = model.tokens(x)
     for block in model.blocks[:layer]:
         tokens = block(tokens)

@@ -65,7 +65,7 @@ def pattern_sweep(
     """
     layer = random_layer(dim, 1, qk_std=qk_std, generator=generator)
     x = random_tokens(1, tokens, dim, generator=generator)
-    seed = torch.randint(2**31, (), generator=generator).item()  # one permutation for all strengths
+    seed = int(torch.randint(2**31, (), generator=generator))  # one permutation for all strengths
     cases = [("none", 0.0), *((pattern, strength) for pattern in patterns for strength in strengths)]
     bias = torch.zeros(len(cases), 1, tokens, tokens, dtype=x.dtype)
     for case, (pattern, strength) in zip(bias, cases, strict=True):

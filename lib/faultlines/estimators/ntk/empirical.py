@@ -7,7 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from faultlines.estimators.forward import check_steady, in_any_mode, original
+from faultlines.models.inference import logits_of
 
+
+@in_any_mode
 def empirical_ntk(
     model: nn.Module,
     x1: Float[Tensor, "n *shape"],
@@ -18,7 +22,7 @@ def empirical_ntk(
 ) -> Tensor:
     r"""Return $\Theta(x, x') = J(x) J(x')^\top$ over all parameters that require a gradient.
 
-    Samples must not mix in the forward pass (no batch normalisation in train mode).
+    Samples must not mix in the forward pass: batch normalisation in training mode is refused.
 
     Args:
         model: Maps `[n, *shape]` to `[n]` or `[n, k]`.
@@ -39,6 +43,8 @@ def empirical_ntk(
         tensor([[1., 0.],
                 [0., 1.]])
     """
+    check_steady(model)
+    model = original(model)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names:
         raise ValueError("model has no parameter that requires a gradient; its tangent kernel is empty")
@@ -47,11 +53,12 @@ def empirical_ntk(
     free = {name: params[name] for name in names}
 
     def output(free: dict[str, Tensor], sample: Tensor) -> Tensor:
-        return functional_call(model, (free, fixed), (sample[None],)).reshape(-1)
+        return logits_of(functional_call(model, (free, fixed), (sample[None],))).reshape(-1)
 
     jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)
     j1 = jacobian(free, x1)
     j2 = j1 if x2 is None else jacobian(free, x2)
     spec = "nkp,tkp->nt" if trace else "nkp,tlp->ntkl"
-    kernel = sum(torch.einsum(spec, j1[name].flatten(2), j2[name].flatten(2)) for name in names)
+    parts = [torch.einsum(spec, j1[name].flatten(2), j2[name].flatten(2)) for name in names]
+    kernel = sum(parts[1:], parts[0])
     return kernel / j1[names[0]].shape[1] if trace else kernel

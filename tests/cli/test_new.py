@@ -1,0 +1,56 @@
+"""A new chapter runs, reads completely, and is in Jupytext's own form, before anyone has filled it."""
+
+from __future__ import annotations
+
+import json
+
+import jupytext
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from faultlines.book.answers import read_answers
+from faultlines.book.toc import toc_pages
+from faultlines.cli.main import app
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.freshness import freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.task import Task
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(words))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
+    assert call("new", "fault-lines")[0] == 0
+    chapter = Chapter.all(checkout)["fault-lines"]
+    assert jupytext.writes(chapter.notebook(), fmt="md:myst") == chapter.path.read_text()
+    assert toc_pages(checkout) == ["intro", "chapters/toy", "chapters/fault-lines"]
+    assert read_answers(checkout) == {"fault-lines": "The mean is above zero ({C1})."}
+    assert all(parameter.comment and parameter.allowed for parameter in chapter.parameters)
+    status, _, err = call("run", "fault-lines", "-p", "spread=0.1")
+    assert status == 0, err
+    task = Task(chapter, "default", {"spread": "0.1"})
+    state = freshness(checkout, task)
+    assert (state.name, [row["verdict"] for row in state.result.ledger]) == ("fresh", ["holds"])
+    shown = json.dumps(state.result.notebook().cells)
+    assert "image/png" in shown and "The mean over 5 seeds is" in shown
+
+
+@pytest.mark.parametrize("name", ["toy", "Toy", "../x", "", "a b", "a--b", "9"])
+def test_a_name_that_cannot_be_changes_nothing(checkout: Project, name: str) -> None:
+    before = {path: path.read_bytes() for path in checkout.root.rglob("*") if path.is_file()}
+    status, out, err = call("new", name)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in checkout.root.rglob("*") if path.is_file()} == before
+
+
+def test_the_checkout_stays_one(checkout: Project) -> None:
+    call("new", "one")
+    call("new", "two")
+    assert list(yaml.safe_load((checkout.root / "answers.yml").read_text())) == ["one", "two"]
+    assert toc_pages(checkout)[-2:] == ["chapters/one", "chapters/two"]

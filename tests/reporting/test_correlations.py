@@ -1,0 +1,140 @@
+"""Rank correlations against inverse correlation matrices and Kendall's W; what is constant, and what is no number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from faultlines.reporting import agreement_across, partial_rank_correlation, rank_agreement, rank_correlation
+
+
+def concordance(scores: np.ndarray) -> float:
+    """Return Kendall's W, without ties, from its definition."""
+    ranks = np.apply_along_axis(stats.rankdata, 0, scores)
+    n, k = ranks.shape
+    totals = ranks.sum(axis=1)
+    return 12 * np.square(totals - totals.mean()).sum() / (k**2 * (n**3 - n))
+
+
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (5, 3), (7, 6)])
+def test_it_is_that_of_kendalls_concordance(n: int, k: int) -> None:
+    scores = np.random.default_rng(n).normal(size=(n, k))
+    assert rank_agreement(scores) == pytest.approx((k * concordance(scores) - 1) / (k - 1))
+
+
+def test_random_judges_agree_on_nothing_on_average() -> None:
+    rng = np.random.default_rng(0)
+    found = [rank_agreement(rng.normal(size=(7, 6))) for _ in range(2000)]
+    assert abs(np.mean(found)) < 4 * stats.sem(found)
+
+
+def test_scales_do_not_matter_and_a_constant_judge_agrees_with_none() -> None:
+    scores = np.random.default_rng(1).normal(size=(6, 2))
+    assert rank_agreement(np.exp(scores) * [1, 100]) == pytest.approx(rank_agreement(scores))
+    assert rank_agreement(np.column_stack([scores[:, 0], np.ones(6)])) == 0
+
+
+@pytest.mark.parametrize(
+    "scores", [np.zeros((1, 3)), np.zeros((3, 1)), np.zeros(3), [[1.0, np.nan], [0.0, 1.0]]]
+)
+def test_what_cannot_be_ranked_is_refused(scores: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="scores"):
+        rank_agreement(scores)
+
+
+def test_across_occasions_only_what_belongs_to_the_items_counts() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.normal(size=(40, 7, 1))  # seen alike by the judges of one occasion
+    judged = chance + 0.3 * rng.normal(size=(40, 7, 3))
+    assert np.mean([rank_agreement(one) for one in judged]) > 0.7
+    assert abs(agreement_across(judged)) < 0.1
+    items = 5 * np.arange(7)[None, :, None]
+    assert agreement_across(judged[:4] + items) > 0.9
+
+
+def test_across_occasions_is_every_pair_by_hand() -> None:
+    t = np.random.default_rng(3).normal(size=(3, 5, 4))
+    pairs = [
+        stats.spearmanr(t[g, :, j], t[h, :, k]).statistic
+        for g in range(3) for h in range(3) for j in range(4) for k in range(4)
+        if g != h and j != k
+    ]  # fmt: skip
+    assert agreement_across(t) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2), (2, 1, 2), (2, 3, 1), (2, 3)])
+def test_one_of_anything_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="scores has shape"):
+        agreement_across(np.zeros(shape))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    cause = rng.normal(size=200)
+    return cause, cause + 0.3 * rng.normal(size=200), np.exp(cause + 0.3 * rng.normal(size=200))
+
+
+def test_without_controls_it_is_spearman(rows):
+    _, a, b = rows
+    assert partial_rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_it_is_minus_the_scaled_entry_of_the_inverse_rank_correlation_matrix(rows):
+    cause, a, b = rows
+    inverse = np.linalg.inv(np.corrcoef([stats.rankdata(v) for v in (a, b, cause)]))
+    expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    assert partial_rank_correlation(a, b, [cause]) == pytest.approx(expected)
+
+
+def test_a_common_cause_is_taken_out(rows):
+    cause, a, b = rows
+    assert partial_rank_correlation(a, b) > 0.8
+    assert abs(partial_rank_correlation(a, b, [cause])) < 0.2
+
+
+def test_monotone_changes_do_not_matter(rows):
+    cause, a, b = rows
+    assert partial_rank_correlation(np.exp(a), b, [cause**3]) == pytest.approx(
+        partial_rank_correlation(a, b, [cause])
+    )
+
+
+def test_nothing_left_is_zero(rows):
+    cause, a, _ = rows
+    assert partial_rank_correlation(np.exp(cause), a, [cause]) == 0
+    assert partial_rank_correlation(np.ones(200), a) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2, 3], [1, 2]), "one-dimensional and the same"),
+        (([1, 2, 3], [1, 2, 3], [[3, 1, 2]]), "3 rows are too few for 1 controls; 4 are needed"),
+        (([1, 2, np.nan], [1, 2, 3]), "not finite"),
+    ],
+)
+def test_bad_rows_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        partial_rank_correlation(*arguments)
+
+
+CORRELATIONS = {
+    "two sequences": rank_correlation,
+    "given a third": lambda a, b: partial_rank_correlation(a, b, [[2, 1, 4, 3, 5]]),
+    "two judges": lambda a, b: rank_agreement(np.transpose([a, b])),
+    "judges on two occasions": lambda a, b: agreement_across([np.transpose([a, b])] * 2),
+}
+
+
+@pytest.mark.parametrize("kind", CORRELATIONS)
+def test_a_constant_ranks_nothing_and_what_is_no_number_is_refused(kind):
+    correlation = CORRELATIONS[kind]
+    rising = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert correlation(rising, np.exp(rising)) == pytest.approx(1.0)
+    assert correlation([0.3] * 5, rising) == correlation(rising, [0.3] * 5) == 0
+    for bad in (np.nan, np.inf):
+        for pair in (([1.0, 2.0, bad, 4.0, 5.0], rising), (rising, [1.0, 2.0, bad, 4.0, 5.0])):
+            with pytest.raises(ValueError, match="not finite"):
+                correlation(*pair)
