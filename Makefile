@@ -1,4 +1,4 @@
-# make book   run the chapters on the embedded data and render the book into _build/html
+# make book   render the published results, run the chapters on the embedded data, and render the book again
 # make test   lint, unit tests, doctests, the paired notebooks, and the built pages where there are any
 # make bench  ratios against peers and floors
 # make clean  remove what was built, keep the environment
@@ -16,6 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 .DELETE_ON_ERROR:
 
 book: $(READY)
+	-$(BIN)/faultlines book  # what is published can be read while the chapters run
 	$(BIN)/faultlines run --here --jobs $(JOBS)
 	$(BIN)/faultlines book
 

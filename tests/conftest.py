@@ -29,6 +29,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 LIBRARY = Path(faultlines.__file__).parent
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 HEAD = """\
 ---
@@ -151,7 +152,8 @@ def execute_by_hand(
         if text is not None:
             cell.outputs = [nbformat.v4.new_output("display_data", bundle(text, quoted))]
         elif "print(" in cell.source:
-            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="6\n")]
+            picture = nbformat.v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="6\n"), picture]
         elif "ledger.table" in cell.source and ledger:
             shown = [{k: v for k, v in row.items() if k != "cost_s"} for row in ledger]
             data = {LEDGER: shown, "text/html": "<table></table>", "text/plain": "a ledger"}

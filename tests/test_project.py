@@ -14,10 +14,8 @@ import pytest
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
 
-from faultlines.book.answers import read_answers
-from faultlines.book.index import index_files
-from faultlines.book.publish import BEGIN, END, with_scoreboard
-from faultlines.book.scoreboard import read_board
+from faultlines.book.publish import BEGIN, END, index_files, with_scoreboard
+from faultlines.book.scoreboard import read_answers, read_board
 from faultlines.book.toc import toc_pages
 from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.code import said_text

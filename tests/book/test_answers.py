@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from faultlines.book.answers import fill, read_answers
-from faultlines.book.scoreboard import read_board
+from faultlines.book.scoreboard import fill, read_answers, read_board
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs

@@ -1,15 +1,90 @@
+"""`faultlines book` and plain Jupyter Book are one build, of a small book."""
+
 from __future__ import annotations
 
-import importlib
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from faultlines.book import build as book
+from faultlines.book import sphinx_extension
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = {"toy-figure": "chapters/toy.html", "desk-toy-figure": "results/desk/toy.html"}
+
+
+@pytest.fixture
+def small(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The checkout with the book's own configuration, and no library pages (their import takes seconds)."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    del config["bibtex_bibfiles"], config["html"]["favicon"]
+    extensions = config["sphinx"]["config"]["extensions"]
+    extensions.remove("sphinxcontrib.bibtex")
+    del config["sphinx"]["config"]["bibtex_reference_style"]
+    (checkout.root / "_config.yml").write_text(yaml.safe_dump(config))
+    (checkout.root / "intro.md").write_text("# Front\n\n```{include} _generated/scoreboard.md\n```\n")
+    (checkout.root / "costs.md").write_text("# Costs\n\n```{include} _generated/costs.md\n```\n")
+    (checkout.root / "draft.md").write_text("# Draft\n")
+    toc = checkout.root / "_toc.yml"
+    toc.write_text(toc.read_text() + "- file: costs\n- file: results/desk/toy\n")
+    (checkout.root / "library").mkdir()
+    (checkout.root / "library" / "index.md").write_text("# Library\n")
+    checkout.build.mkdir()
+    (checkout.build / "reference.stamp").write_text(sphinx_extension._seal(checkout.library))
+    monkeypatch.setenv("PYTHONPATH", str(checkout.library.parent))
+    return checkout
+
+
+def plain(project: Project, *options: str) -> str:
+    program = Path(sys.executable).with_name("jupyter-book")
+    done = subprocess.run(
+        [str(program), "build", ".", *options],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rendered(project: Project) -> dict[str, str]:
+    html = project.build / "html"
+    return {
+        str(path.relative_to(html)): text[1]
+        for path in html.rglob("*.html")
+        if (text := re.search(r"<article[^>]*>(.*?)</article>", path.read_text(encoding="utf-8"), re.DOTALL))
+    }
+
+
+def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]) -> None:
+    put(path=small.published("default", "toy"))
+    put("desk", path=small.published("desk", "toy"))
+    (small.root / "results" / "desk" / "toy.md").write_text("Eight seeds see more.\n")
+    plain(small, "-n", "-W", "--keep-going")
+    pages = rendered(small)
+    assert {"intro.html", "costs.html", "chapters/toy.html", "results/desk/toy.html"} <= set(pages)
+    assert "draft.html" not in pages
+    assert "verdict-holds" in pages["intro.html"] and "default" in pages["intro.html"]
+    assert "1 min 35 s" in pages["costs.html"]
+    assert "How these numbers were made" in pages["chapters/toy.html"]
+    assert 'class="verdict verdict-holds"' in pages["chapters/toy.html"]
+    assert "Eight seeds see more." in pages["results/desk/toy.html"]
+    assert all('id="' + name + '"' in pages[page] for name, page in FIGURES.items())
+
+    again = plain(small, "-n", "-W", "--keep-going")
+    assert re.search(r"0 added, 0 changed, 0 removed", again), again
+    assert book.build(small) == small.build / "html" / "index.html"
+    assert rendered(small) == pages
 
 
 @pytest.fixture
@@ -21,111 +96,56 @@ def jupyter_book(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str
 
         def run(command: list[str], stdout: object, **options: object) -> subprocess.CompletedProcess:
             calls.append(command)
-            html = Path(command[command.index("--path-output") + 1]) / "_build" / "html"
             for page in pages:
-                (html / f"{page}.html").parent.mkdir(parents=True, exist_ok=True)
-                (html / f"{page}.html").write_text("<html></html>")
+                path = Path(command[2]) / "_build" / "html" / f"{page}.html"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("<html></html>")
             stdout.write(said)
             return subprocess.CompletedProcess(command, status)
 
         monkeypatch.setattr(book.subprocess, "run", run)
         return calls
 
-    monkeypatch.setattr(book, "write_reference", lambda folder: folder.mkdir(parents=True))
     return stand_in
 
 
-def test_a_page_without_result_is_a_usage_error(checkout: Project, jupyter_book: Callable) -> None:
-    calls = jupyter_book([])
-    with pytest.raises(
-        UsageError, match="toy has no result of run default: `faultlines run toy --run default` makes"
-    ):
-        book.build(checkout)
-    assert calls == []
-
-
-def test_a_page_without_source_is_a_usage_error(
-    checkout: Project, put: Callable[..., Path], jupyter_book: Callable
-) -> None:
-    put()
-    toc = checkout.root / "_toc.yml"
-    toc.write_text(toc.read_text() + "- file: nowhere\n")
-    jupyter_book([])
-    with pytest.raises(UsageError, match=r"_toc\.yml names nowhere"):
-        book.build(checkout)
-
-
-def test_a_build_that_writes_no_page_is_an_error(
-    checkout: Project, put: Callable[..., Path], jupyter_book: Callable
-) -> None:
-    put()
-    jupyter_book(["index", "intro"])
+def test_a_build_that_writes_no_page_is_an_error(checkout: Project, jupyter_book: Callable) -> None:
+    calls = jupyter_book(["index", "intro"])
     with pytest.raises(RuntimeError, match="wrote no page for chapters/toy"):
         book.build(checkout)
-
-
-def test_a_warning_is_shown_and_the_next_call_tries_again(
-    checkout: Project, put: Callable[..., Path], jupyter_book: Callable
-) -> None:
-    put()
-    jupyter_book(["index", "intro", "chapters/toy"], "reading\nintro.md:3: WARNING: no such label\ndone\n", 1)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"did not build .*\nintro\.md:3: WARNING: no such label$"):
-            book.build(checkout)
-
-
-def test_a_book_with_nothing_changed_is_not_built_again(
-    checkout: Project, put: Callable[..., Path], jupyter_book: Callable
-) -> None:
-    put()
-    calls = jupyter_book(["index", "intro", "chapters/toy"])
-    index = book.build(checkout)
-    assert index == checkout.build / "html" / "index.html"
     assert {"-n", "-W", "--keep-going"} <= set(calls[0])
-    book.build(checkout)
-    assert len(calls) == 1
-    (checkout.build / "html" / "chapters" / "toy.html").unlink()
-    book.build(checkout)
-    assert len(calls) == 2
-    (checkout.root / "intro.md").write_text("# Front again\n")
-    book.build(checkout)
-    assert len(calls) == 3
 
 
-def test_only_pages_of_the_table_of_contents_are_laid_out(
-    checkout: Project, put: Callable[..., Path]
+def test_a_warning_is_shown(checkout: Project, jupyter_book: Callable) -> None:
+    jupyter_book(["index", "intro", "chapters/toy"], "reading\nintro.md:3: WARNING: no such label\ndone\n", 1)
+    with pytest.raises(RuntimeError, match=r"did not build .*\nintro\.md:3: WARNING: no such label$"):
+        book.build(checkout)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "toy has no result of run default: `faultlines run toy --run default` makes one"),
+        ("- file: nowhere\n", r"_toc\.yml names nowhere"),
+    ],
+)
+def test_a_page_without_source_or_result_is_told(
+    small: Project, put: Callable[..., Path], more: str, said: str
 ) -> None:
-    put()
-    (checkout.root / "draft.md").write_text("# Draft\n")
-    destination = checkout.build / "source"
-    (destination / "chapters").mkdir(parents=True)
-    (destination / "chapters" / "old.ipynb").write_text("{}")
-    assert book.stage_book(checkout, destination) == ["intro", "chapters/toy"]
-    laid = {str(path.relative_to(destination)) for path in destination.rglob("*") if path.is_file()}
-    assert {"intro.md", "chapters/toy.ipynb", "_toc.yml", "_generated/scoreboard.md"} <= laid
-    assert not {"draft.md", "chapters/old.ipynb", "chapters/toy.md"} & laid
+    from sphinx.errors import ExtensionError
 
-
-def test_one_build_reads_library_and_results_once(
-    checkout: Project, put: Callable[..., Path], jupyter_book: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put()
-    put("desk")
-    toc = checkout.root / "_toc.yml"
-    toc.write_text(toc.read_text() + "- file: results/desk/toy\n")
-    jupyter_book(["index", "intro", "chapters/toy", "results/desk/toy"])
-    read: list[Path] = []
-
-    def counted(function: Callable) -> Callable:
-        return lambda path: read.append(path) or function(path)
-
-    module = importlib.import_module(
-        "faultlines.notebook.freshness"
-    )  # the room exports a function of that name
-    for name in ("read_result", "library_hashes"):
-        monkeypatch.setattr(module, name, counted(getattr(module, name)))
-    book.build(checkout)
-    assert {checkout.library, checkout.working("default", "toy"), checkout.working("desk", "toy")} <= set(
-        read
+    if more:
+        put()
+        put("desk")
+        (small.root / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n" + more)
+    config = SimpleNamespace(
+        html_theme_options={}, exclude_patterns=[], nb_custom_formats={}, html_context={}
     )
-    assert len(read) == len(set(read))
+    with pytest.raises(ExtensionError, match=said):
+        sphinx_extension.Book().prepare(SimpleNamespace(srcdir=str(small.root)), config)
+
+
+def test_a_wrong_choice_of_results_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sphinx_extension.RESULTS, "mine")
+    with pytest.raises(UsageError, match="mine"):
+        sphinx_extension.results_shown()

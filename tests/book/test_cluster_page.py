@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from faultlines.book.cluster_page import cluster_page
+from faultlines.book.measured import cluster_page
 from faultlines.notebook.project import Project
 
 FOUND = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from faultlines.book.costs import COLUMNS, costs_page
+from faultlines.book.measured import COSTS, costs_page
 from faultlines.notebook.energy import read_counters, spent
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
@@ -32,11 +32,11 @@ def test_energy_is_the_packages_count_and_may_wrap(tmp_path: Path) -> None:
 def test_every_run_tells_its_cost_and_its_command(checkout: Project, put: Callable[..., Path]) -> None:
     assert costs_page(Freshness(checkout, Runs.load(checkout))) == "No chapter has a result yet.\n"
     put(energy_j=7200.0)
-    put("desk", modules={"faultlines": "0"}, resumed=True)
+    put("desk", modules={"faultlines": {"x": "0"}}, resumed=True)
     put("smoke")
     lines = costs_page(Freshness(checkout, Runs.load(checkout))).splitlines()
     assert sum(line.startswith("* - ") for line in lines) == 3  # head, default, desk
-    assert len([line for line in lines if line.startswith(("* - ", "  - "))]) == 3 * len(COLUMNS)
+    assert len([line for line in lines if line.startswith(("* - ", "  - "))]) == 3 * len(COSTS)
     text = "\n".join(lines)
     assert "2.0 Wh" in text and "not told" in text
     assert "`faultlines run toy --run desk --force`" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from faultlines.book.index import Index, index_files, write_index
+from faultlines.book.publish import Index, index_files, write_index
 from faultlines.notebook.project import Project
 
 

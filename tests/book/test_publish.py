@@ -37,7 +37,7 @@ def test_a_fresh_result_is_copied_with_its_record(
     target = checkout.root / place
     notebook = nbformat.read(target, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata["jupytext"]["formats"] == "ipynb,md:myst"
+    assert notebook.metadata["jupytext"] == {"default_lexer": "ipython3"}
     assert Freshness(checkout, Runs.load(checkout)).state(task(checkout, run), "published").name == "fresh"
     text = readme.read_text()
     assert f"| | claim | {run} |" in text
@@ -51,8 +51,8 @@ def test_stale_failed_missing_and_overridden_results_stay_here(
 ) -> None:
     with pytest.raises(UsageError, match="toy · default is missing here"):
         publish(checkout, task(checkout))
-    put(modules={"faultlines": "0"})
-    with pytest.raises(UsageError, match=r"stale here \(module faultlines\)"):
+    put(modules={"faultlines": {"x": "0"}})
+    with pytest.raises(UsageError, match=r"stale here \(faultlines.x \(gone\)\)"):
         publish(checkout, task(checkout))
     put()
     failed = task(checkout).failed(checkout)

@@ -35,7 +35,7 @@ def test_claims_stand_against_runs_and_smoke_is_left_out(checkout: Project, put:
 
 def test_a_stale_result_is_shown_as_stale(checkout: Project, put: Callable[..., Path]) -> None:
     put()
-    put("desk", modules={"faultlines": "0"})
+    put("desk", modules={"faultlines": {"x": "0"}})
     assert (
         board(checkout)
         .markdown()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from faultlines.book.speed_page import speed_page
+from faultlines.book.measured import speed_page
 from faultlines.notebook.project import Project
 
 ROW = {

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -91,7 +92,7 @@ class AutoAttack(Attack[EnsembleResult]):
 
     def member(self, name: str) -> APGD | FAB | Square:
         """Return one attack of the ensemble, as it is run."""
-        shared = {"eps": self.eps, "norm": self.norm}
+        shared: dict[str, Any] = {"eps": self.eps, "norm": self.norm}
         walk = {**shared, "steps": self.steps, "early_stop": True, "batch_size": self.batch_size}
         match name:
             case "apgd-ce":

@@ -152,7 +152,7 @@ def ascend(
             return worst.result()
     for _ in range(restarts):
         # drawn for all, so that the points visited do not depend on who has been dropped
-        z, active = x if still else ball.random_point(generator), everyone
+        z, active = x if generator is None else ball.random_point(generator), everyone
         if early_stop:
             active = everyone[~worst.success]
             z = z[active]

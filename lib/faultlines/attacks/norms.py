@@ -3,7 +3,7 @@ r"""Geometry of a perturbation: norms, with projection, steepest direction and r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -81,7 +81,7 @@ class L2:
 
     def sample(self, like: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         r"""Draw a direction from a Gaussian and a radius as $\epsilon\, u^{1/n}$, $u$ uniform in [0, 1]."""
-        options = {"generator": generator, "device": generator.device, "dtype": like.dtype}
+        options: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": like.dtype}
         direction = self.steepest(torch.randn(like.shape, **options))
         radius = eps * torch.rand(len(like), **options) ** (1 / max(like[0].numel(), 1))
         return (direction * _per_sample(radius, direction)).to(like.device)

@@ -104,10 +104,10 @@ class SquarePatch:
                     f"location={self.location!r} with size={self.size} leaves the image of {height} by {width}"
                 )
             corner = torch.full((n,), row * columns + column, device=x.device)
-        row, column = (corner // columns).reshape(-1, 1, 1, 1), (corner % columns).reshape(-1, 1, 1, 1)
+        top, left = (corner // columns).reshape(-1, 1, 1, 1), (corner % columns).reshape(-1, 1, 1, 1)
         i = torch.arange(height, device=x.device)[:, None]
         j = torch.arange(width, device=x.device)
-        return (i >= row) & (i < row + self.size) & (j >= column) & (j < column + self.size)
+        return (i >= top) & (i < top + self.size) & (j >= left) & (j < left + self.size)
 
     def _steepest(self, objective: Objective, x: Tensor) -> Tensor:
         z = x.detach().requires_grad_()

@@ -193,7 +193,8 @@ class SquaresLinf(_Drawn):
 
     def __init__(self, ball: Ball, generator: torch.Generator) -> None:
         super().__init__(ball, generator)
-        self._side, self._refused = 0, None
+        self._side = 0
+        self._refused: Tensor | None = None
 
     def start(self) -> Tensor:
         """Return stripes one pixel wide, of random sign in each channel."""

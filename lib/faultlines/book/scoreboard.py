@@ -1,24 +1,33 @@
-"""All ledgers of all runs as one table: claim x run."""
+"""All ledgers of all runs as one table, claim x run, and one line a paper.
+
+The line is a sentence of the chapter's author (`answers.yml`) whose verdicts are put in from the ledgers.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from faultlines.book.answers import fill, read_answers
+import yaml
+
 from faultlines.book.myst import list_table, verdict_badge
+from faultlines.book.page import believed
 from faultlines.book.toc import toc_pages
 from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
+from faultlines.notebook.task import Task, Where
 
 
 @dataclass(frozen=True)
 class Cell:
     """What one run says of one claim: a row of its ledger, and whether the result is stale."""
 
-    row: dict
+    row: dict[str, Any]
     stale: bool
 
 
@@ -117,15 +126,15 @@ class Board:
 
 def read_board(project: Project, runs: Runs, *, published: bool = False) -> Board:
     """Gather the ledgers of every chapter under every run; see `judged_board`."""
-    return judged_board(Freshness(project, runs), published=published)
+    return judged_board(Freshness(project, runs), "published" if published else "any")
 
 
-def judged_board(judge: Freshness, *, published: bool = False) -> Board:
+def judged_board(judge: Freshness, where: Where = "any") -> Board:
     """Gather the ledgers of every chapter under every run.
 
     Args:
         judge: Says what there is, and whether it is stale.
-        published: Look only at what is published in the checkout, not at this machine's own results.
+        where: Which results; see `Freshness.state`. A foreign result is not among them.
     """
     project, runs = judge.project, judge.runs
     chapters, seen, pages = [], [], set()
@@ -136,16 +145,69 @@ def judged_board(judge: Freshness, *, published: bool = False) -> Board:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue
             task = Task(chapter, run)
-            state = judge.state(task, "published" if published else "any")
-            if state.result is None:
+            state = judge.state(task, where)
+            result = believed(state)
+            if result is None:
                 continue
             if run not in seen:
                 seen.append(run)
             folder = "chapters" if run == "default" else f"results/{run}"
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
-            for row in state.result.ledger:
+            for row in result.ledger:
                 board.claims.setdefault(row["claim"], {})[run] = Cell(row, stale=bool(state.changes))
         if board.claims:
             chapters.append(board)
     return Board([run for run in runs.runs if run in seen], chapters, pages)
+
+
+# answers
+
+CLAIM = re.compile(r"\{([\w.-]+)\}")
+
+
+def read_answers(project: Project) -> dict[str, str]:
+    """Return the sentence of each chapter that has one, from `answers.yml`.
+
+    Raises:
+        UsageError: If the file is not a mapping of chapters to sentences.
+    """
+    path = project.root / "answers.yml"
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError(f"answers.yml cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise UsageError("answers.yml must map each chapter to one sentence")
+    return {name: " ".join(text.split()) for name, text in found.items()}
+
+
+def fill(sentence: str, verdicts: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a sentence with each `{C1}` replaced by what the runs say of claim C1.
+
+    Args:
+        sentence: The sentence.
+        verdicts: The verdict of each run, by claim.
+
+    Raises:
+        UsageError: If the sentence names a claim that no ledger has.
+
+    Example:
+        >>> said = {"C1": {"default": "holds"}, "C2": {"default": "fails", "desk": "holds"}}
+        >>> fill("The bound {C1}, its use {C2}.", said)
+        'The bound holds, its use fails in default, holds in desk.'
+    """
+
+    def said(found: re.Match[str]) -> str:
+        if found[1] not in verdicts:
+            raise UsageError(
+                f"answers.yml names claim {found[1]!r}, which no ledger has: {', '.join(verdicts)}"
+            )
+        runs = verdicts[found[1]]
+        if len(set(runs.values())) == 1:
+            return next(iter(runs.values()))
+        return ", ".join(f"{verdict} in {run}" for run, verdict in runs.items())
+
+    return CLAIM.sub(said, sentence)

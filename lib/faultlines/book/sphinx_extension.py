@@ -1,82 +1,206 @@
-"""What the book needs of Sphinx beyond its configuration: live buttons, mathematics in docstrings."""
+"""Makes a checkout the book while Sphinx starts, so that a plain `jupyter-book build .` is the whole of it.
+
+Before the table of contents is read it writes the generated pages (`library/`, `_generated/`, neither in git) and
+chooses the source of each page. A result's notebook is turned into its page when Sphinx reads it. Which results are
+shown is said by the environment variable FAULTLINES_RESULTS: `any` (by default: this machine's own in `_build/runs`
+before the published), `published` or `here`.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import nbformat
+
+from faultlines.book.measured import cluster_page, costs_page, speed_page
+from faultlines.book.page import result_page
+from faultlines.book.reference import render_math, write_reference
+from faultlines.book.scoreboard import judged_board
+from faultlines.book.toc import toc_pages
+from faultlines.notebook.errors import UsageError, one_of
+from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import write_atomic
+from faultlines.notebook.task import Task, Where
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.config import Config
+    from sphinx.environment import BuildEnvironment
 
-# code first, so that a dollar inside backticks stays a dollar
-_INLINE = re.compile(
-    r"(?P<code>``.+?``|`[^`]+`)|(?<![\\$])\$(?P<math>[^$\s](?:[^$]*[^$\s\\])?)\$(?!\$)", re.DOTALL
-)
-_TABLE_RULE = re.compile(r"^\s*\|(?:\s*:?-+:?\s*\|)+\s*$")
-_DISPLAY = re.compile(r"^(?P<indent> *)\$\$(?P<math>.+?)\$\$ *$", re.DOTALL | re.MULTILINE)
+RESULTS = "FAULTLINES_RESULTS"
+FRAME = ("_config.yml", "_toc.yml", "_static")
 
 
-def render_math(lines: list[str]) -> list[str]:
-    r"""Rewrite the dollar mathematics of a docstring in the roles and directives of reStructuredText.
+class Book:
+    """What one build of the book knows.
 
-    Inline mathematics may run over a line break; a display stands between `$$` on lines of its own. Code in
-    backticks and doctest lines are left as they are.
-
-    Args:
-        lines: A docstring's lines.
-
-    Returns:
-        The lines with `:math:` roles and `.. math::` directives.
-
-    Example:
-        >>> render_math(["At most $1/2$, not `$1/2$`.", "", ">>> label('$x$')"])
-        ['At most :math:`1/2`, not `$1/2$`.', '', ">>> label('$x$')"]
+    Attributes:
+        texts: The notebook of each page that shows a result, as text, by the page's name.
+        shown: The notebook that each of these was made from.
     """
-    blocks = re.split(r"(\n[ \t]*\n)", "\n".join(lines))  # mathematics never crosses a blank line
-    return "".join(block if _is_doctest(block) else _render_block(block) for block in blocks).split("\n")
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.shown: dict[str, Path] = {}
+        self.project = Project(Path(), Path(__file__).resolve().parents[1])
+
+    def prepare(self, app: Sphinx, config: Config) -> None:
+        """Write the generated pages, and choose the source of each page of the table of contents.
+
+        Raises:
+            ExtensionError: If a page has no source, or no result that can be shown.
+        """
+        from sphinx.errors import ExtensionError
+
+        self.project = Project(Path(app.srcdir), self.project.library)
+        try:
+            sources = self._sources()
+        except UsageError as error:
+            raise ExtensionError(str(error)) from None
+        settings = cast(Any, config)
+        # no other file is a page: not the text beside a notebook, nor what lies in .venv
+        settings.include_patterns = list(sources.values())
+        settings.external_toc_exclude_missing = False
+        settings.exclude_patterns = [*settings.exclude_patterns, ".*", "_build", "data"]
+        for page, source in sources.items():
+            if page in self.texts and not source.endswith(".ipynb"):
+                # no notebook is published: the text's file stands for this machine's own
+                settings.nb_custom_formats = {
+                    **settings.nb_custom_formats,
+                    source: ["faultlines.book.sphinx_extension.read_page", {}, False],
+                }
+        frame = _seal(*(self.project.root / name for name in FRAME))
+        settings.html_context = {**settings.html_context, "frame": frame}  # another frame is another page
+        _configure_buttons(app, config)
+
+    def _sources(self) -> dict[str, str]:
+        project = self.project
+        where = results_shown()
+        judge = Freshness(project, Runs.load(project))
+        pages = toc_pages(project)
+        write_generated(judge, where)
+        sources = {}
+        for page in pages:
+            folder, _, name = page.rpartition("/")
+            candidates = [f"{page}.ipynb", f"{page}.md"]
+            if name in judge.chapters and folder:
+                run = "default" if folder == "chapters" else folder.removeprefix("results/")
+                notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
+                self.texts[page], self.shown[page] = nbformat.writes(notebook), path
+            found = [source for source in candidates if (project.root / source).is_file()]
+            if not found:
+                raise UsageError(
+                    f"_toc.yml names {page}, but there is no {page}.md and no chapter of that name"
+                )
+            sources[page] = found[0]
+        return sources
+
+    def outdated(
+        self, app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+    ) -> list[str]:
+        """Return the pages that look otherwise than when they were last read; all of them after a failed build."""
+        kept = cast(Any, env)
+        digests = {page: hashlib.sha256(text.encode()).hexdigest() for page, text in self.texts.items()}
+        before: dict[str, str] = getattr(kept, "faultlines_pages", {})
+        kept.faultlines_pages = digests
+        if self._failed(app).exists():
+            # Sphinx reads changed pages only, and would not repeat the warnings of the others
+            return [page for page in env.found_docs if page not in added]
+        return [page for page in digests if page not in added and before.get(page) != digests[page]]
+
+    def read(self, app: Sphinx, page: str, content: list[str]) -> None:
+        """Put a result's page in the place of its notebook."""
+        if page in self.texts:
+            content[0] = self.texts[page]
+
+    def finish(self, app: Sphinx, exception: Exception | None) -> None:
+        """Note whether the build was without fault, and offer each page's own notebook for download."""
+        failed = self._failed(app)
+        if exception is not None or cast(Any, app)._warncount:
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            failed.touch()
+            return
+        failed.unlink(missing_ok=True)
+        if app.builder.format == "html":
+            for page, path in self.shown.items():
+                source = Path(app.outdir) / "_sources" / f"{page}.ipynb"
+                if source.is_file():
+                    shutil.copyfile(path, source)
+
+    def _failed(self, app: Sphinx) -> Path:
+        return Path(app.doctreedir) / "faultlines.failed"
 
 
-def _is_doctest(block: str) -> bool:
-    return any(line.lstrip().startswith(">>>") for line in block.split("\n"))
+def results_shown() -> Where:
+    """Return which results the book shows, from FAULTLINES_RESULTS.
+
+    Raises:
+        UsageError: If the variable says something else.
+    """
+    said = os.environ.get(RESULTS, "any")
+    if said not in ("any", "here", "published"):
+        raise one_of(RESULTS, said, ["any", "here", "published"])
+    return said
 
 
-def _render_block(block: str) -> str:
-    def display(match: re.Match[str]) -> str:
-        indent = match["indent"]
-        body = "\n".join(f"{indent}   {line.strip()}" for line in match["math"].strip().split("\n"))
-        return f"\n{indent}.. math::\n\n{body}\n"
-
-    def inline(match: re.Match[str]) -> str:
-        if match["math"] is None:
-            code = match["code"]
-            # Markdown allows a blank beside double backticks, so that code may end in one; here it may without
-            return f"``{code[2:-2].strip()}``" if code.startswith("``") else code
-        text, start, end = match.string, match.start(), match.end()
-        # a role must stand apart from letters beside it; an escaped space does so without showing
-        before = "\\ " if start and text[start - 1].isalnum() else ""
-        after = "\\ " if end < len(text) and text[end].isalnum() else ""
-        return f"{before}:math:`{match['math']}`{after}"
-
-    shown = _DISPLAY.sub(display, block)
-    if shown != block:
-        return shown
-    return _render_table(_INLINE.sub(inline, block))
+def read_page(text: str) -> nbformat.NotebookNode:
+    """Read a page of which `Book.read` has given the text."""
+    return nbformat.reads(text, as_version=4)
 
 
-def _render_table(block: str) -> str:
-    """Rewrite a block that is a Markdown table as a directive; any other block is returned as it is."""
-    rows = block.strip("\n").split("\n")
-    if len(rows) < 3 or not _TABLE_RULE.match(rows[1]):
-        return block
-    indent = rows[0][: len(rows[0]) - len(rows[0].lstrip())]
-    lines = [f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
-    for row in (rows[0], *rows[2:]):
-        # a bar inside mathematics or code is written \\| in Markdown
-        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row.strip())[1:-1]]
-        marks = ["* -"] + ["  -"] * (len(cells) - 1)
-        lines += [f"{indent}   {mark} {cell}" for mark, cell in zip(marks, cells, strict=True)]
-    return "\n".join(lines)
+def write_generated(judge: Freshness, where: Where = "any") -> None:
+    """Write the pages, and parts of pages, that follow from the results and the library; only what differs."""
+    project = judge.project
+    parts = {
+        "scoreboard": judged_board(judge, where).myst(),
+        "costs": costs_page(judge, where),
+        "cluster": cluster_page(project),
+        "speed": speed_page(project),
+    }
+    for name, text in parts.items():
+        path = project.root / "_generated" / f"{name}.md"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+    reference, mark = project.root / "library", project.build / "reference.stamp"
+    written_for = _seal(project.library)
+    if (reference / "index.md").is_file() and mark.is_file() and mark.read_text() == written_for:
+        return
+    # it imports every module, torch and all: seconds that an unchanged library need not cost
+    written = project.build / "reference"
+    shutil.rmtree(written, ignore_errors=True)
+    write_reference(written)
+    reference.mkdir(exist_ok=True)
+    for old in reference.glob("*.md"):
+        if not (written / old.name).is_file():
+            old.unlink()
+    for new in written.glob("*.md"):
+        text, path = new.read_text(encoding="utf-8"), reference / new.name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+    write_atomic(mark, written_for)
+
+
+def _seal(*folders: Path) -> str:
+    # the library's docstrings are a page of the book, so here its text counts to the letter
+    content = hashlib.sha256()
+    for folder in folders:
+        for path in _files(folder):
+            content.update(str(path.relative_to(folder)).encode())
+            content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _files(path: Path) -> Iterable[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
 def _process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -85,7 +209,7 @@ def _process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
 
 def _configure_buttons(app: Sphinx, config: Config) -> None:
     """Show launch and repository buttons only where the repository has an address to lead to."""
-    options = config.html_theme_options
+    options = cast(Any, config).html_theme_options
     if options.get("repository_url"):
         options["use_repository_button"] = True
     else:
@@ -94,7 +218,12 @@ def _configure_buttons(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx; it calls this for each name in its list of extensions."""
-    app.connect("config-inited", _configure_buttons)
+    book = Book()
+    # before the table of contents is read (priority 900)
+    app.connect("config-inited", book.prepare, priority=700)
+    app.connect("env-get-outdated", book.outdated)
+    app.connect("source-read", book.read)
+    app.connect("build-finished", book.finish)
     # before napoleon (priority 500), which moves the lines into fields
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

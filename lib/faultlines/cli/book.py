@@ -14,7 +14,7 @@ from faultlines.notebook.runs import Runs
 
 @command
 def book() -> int:
-    """Stage the executed notebooks and render them into _build/html."""
+    """Render what was executed into _build/html, as `jupyter-book build . -n -W --keep-going` does."""
     from faultlines.book.build import build
 
     project = Project.find()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from faultlines.book.sphinx_extension import render_math
+from faultlines.book.reference import render_math
 
 
 @pytest.mark.parametrize(
