@@ -17,7 +17,8 @@ from faultlines.notebook.task import Task
 
 @pytest.fixture
 def readme(checkout: Project) -> Path:
-    path = checkout.root / "README.md"
+    path = checkout.root / "results" / "README.md"
+    path.parent.mkdir()
     path.write_text(f"# Toy\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
     return path
 

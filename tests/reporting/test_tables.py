@@ -48,7 +48,7 @@ def test_no_text_becomes_a_tag_or_an_attribute(place: str) -> None:
         "td",
         "span",
     }
-    assert {name for _, attributes in read.tags for name in attributes} <= {"class", "scope"}
+    assert {name for _, attributes in read.tags for name in attributes} <= {"class", "scope", "style"}
     assert nasty in read.text
 
 
@@ -65,7 +65,10 @@ def test_no_text_becomes_a_tag_or_an_attribute(place: str) -> None:
         ("2 ** 3", "2 ** 3"),
         (0.5, "0.5"),
         (None, "None"),
-        (Table.badge("not run"), '<span class="verdict verdict-notrun">not run</span>'),
+        (
+            Table.badge("not run"),
+            '<span class="verdict verdict-notrun" style="color: #6e6e6e">– not run</span>',
+        ),
     ],
 )
 def test_mathematics_and_bold_are_marked_up(text: object, shown: str) -> None:

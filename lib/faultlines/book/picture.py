@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, LEFT, RIGHT, ROW = 760, 250, 20, 26
+WIDTH, LEFT, RIGHT, ROW = 780, 270, 16, 26
 ORDER = ("holds", "fails", "negligible", "inconclusive", "not run")
 LIGHT = {
     "holds": "#2e8b57",

@@ -11,23 +11,24 @@ import jupytext
 from nbformat import NotebookNode
 from pydantic import BaseModel, ConfigDict
 
-from faultlines.book.scoreboard import read_board
-from faultlines.notebook.chapters import Chapter
+from faultlines.book.picture import Bar, verdict_picture
+from faultlines.book.scoreboard import Board, read_board
+from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
-from faultlines.notebook.provenance import Provenance
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
+IGNORED, MOVES = "nbval-ignore-output", "moves-between-machines"
 LARGEST = 2 * 2**20
 
 
 def publish(project: Project, task: Task) -> bool:
-    """Copy this machine's result of a task to its published place; bring index and README's scoreboard in step.
+    """Copy this machine's result of a task to its published place; bring index and scoreboard in step.
 
     Returns:
         Whether anything changed.
@@ -52,7 +53,7 @@ def publish(project: Project, task: Task) -> bool:
     target = project.published(task.run, task.chapter.name)
     before = target.read_bytes() if target.exists() else b""
     write_notebook(notebook, target)
-    indexed, shown = write_index(project), write_readme(project)
+    indexed, shown = write_index(project), write_scoreboard(project)
     return indexed or shown or target.read_bytes() != before
 
 
@@ -64,6 +65,10 @@ def paired(task: Task, result: Result) -> NotebookNode:
     """
     notebook = with_text_of(jupytext.read(task.chapter.path), result.notebook())
     notebook.metadata["jupytext"] = {"default_lexer": "ipython3"}  # as `jupytext --sync` leaves it
+    if task.run == "smoke":  # what networks of full size would move is compared at this one
+        for cell in notebook.cells:
+            if has_tag(cell, MOVES):
+                cell.metadata["tags"] = [t for t in cell.metadata["tags"] if t not in (IGNORED, MOVES)]
     return notebook
 
 
@@ -82,14 +87,37 @@ def sync(project: Project, task: Task) -> bool:
     return target.read_bytes() != before
 
 
-def write_readme(project: Project) -> bool:
-    """Write the published scoreboard between its marks in README.md; return whether it changed."""
-    readme = project.root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    fresh = with_scoreboard(text, read_board(project, Runs.load(project), published=True).markdown())
-    if fresh != text:
-        write_atomic(readme, fresh)
-    return fresh != text
+def write_scoreboard(project: Project) -> bool:
+    """Write the published scoreboard into `results/README.md`, and its picture; return whether anything changed.
+
+    A file with the scoreboard's marks keeps the text around them.
+    """
+    board = read_board(project, Runs.load(project), published=True)
+    page = project.root / "results" / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"# Verdicts\n\n{BEGIN}\n{END}\n"
+    files = {page: with_scoreboard(text, board.markdown())}
+    if board.chapters:
+        for name, dark in {"verdicts.svg": False, "verdicts-dark.svg": True}.items():
+            files[project.root / "_static" / name] = verdict_picture(bars_of(board), dark=dark)
+    changed = False
+    for path, content in files.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            write_atomic(path, content)
+            changed = True
+    return changed
+
+
+def bars_of(board: Board) -> list[Bar]:
+    """Return the bars of a scoreboard's picture, one a chapter and run."""
+    bars = []
+    for entry in board.chapters:
+        for run in board.runs:
+            cells = [cells[run] for cells in entry.claims.values() if run in cells]
+            if cells:
+                data = "embedded data" if run == "default" else "real data" if run == "desk" else run
+                verdicts = [cell.row["verdict"] for cell in cells]
+                bars.append(Bar(f"{entry.chapter.name}, {data}", verdicts, any(cell.stale for cell in cells)))
+    return bars
 
 
 def with_scoreboard(text: str, table: str) -> str:
@@ -126,6 +154,25 @@ class ClaimRow(BaseModel):
     effects: list[float | None] = []
 
 
+class Made(BaseModel):
+    """What a published notebook was made with: its record, without what only the notebook itself needs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    chapter: str
+    run: str
+    command: str
+    parameters: dict[str, Any]
+    chapter_hash: str
+    commit: str
+    started: str
+    wall_s: float
+    kernel: dict[str, Any]
+    resumed: bool
+    energy_j: float | None
+    seal: str
+
+
 class Published(BaseModel):
     """One published notebook.
 
@@ -138,7 +185,7 @@ class Published(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     notebook: str
-    provenance: Provenance
+    provenance: Made
     ledger: list[ClaimRow]
 
 
@@ -147,7 +194,7 @@ class Index(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = 1
+    version: int = 2
     results: list[Published]
 
 
@@ -163,8 +210,9 @@ def read_index(project: Project) -> Index:
                 continue
             if isinstance(result, Result) and not result.foreign:
                 rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
+                made = Made.model_validate(result.provenance.model_dump())
                 name = path.relative_to(project.root).as_posix()
-                results.append(Published(notebook=name, provenance=result.provenance, ledger=rows))
+                results.append(Published(notebook=name, provenance=made, ledger=rows))
     return Index(results=results)
 
 
