@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.store import Result, number_cells, read_notebook
 from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task, Where
@@ -58,7 +58,7 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     state = judge.state(task, where)
     found = [path for path in task.places(judge.project, where) if path.is_file()]
     if state.name == "unreadable" or (state.result is None and not found):
-        why = "; ".join(state.changes)
+        why = told(state.changes)
         what = (
             f"a result of run {task.run} that cannot be read ({why})"
             if why
@@ -128,7 +128,7 @@ def _add_tables_in_myst(page: NotebookNode) -> None:
 
 
 def _foreign_note(state: State) -> str:
-    why = "; ".join(state.changes) or "its record is not its own"
+    why = told(state.changes) or "its record is not its own"
     return (
         "```{admonition} These numbers are not those of a recorded run\n:class: warning foreign\n"
         f"What this notebook shows does not agree with its record: {why}. The scoreboard leaves it out.\n```"
@@ -138,7 +138,7 @@ def _foreign_note(state: State) -> str:
 def _stale_note(state: State) -> str:
     if state.name == "fresh":
         return ""
-    what = ", ".join(f"`{change}`" for change in state.changes) or "the last execution here failed"
+    what = told([f"`{change}`" for change in state.changes]) or "the last execution here failed"
     return (
         "```{admonition} These numbers are stale\n:class: warning stale\n"
         f"They were computed before a change of: {what}.\n```"

@@ -15,7 +15,7 @@ from faultlines.book.picture import Bar, verdict_picture
 from faultlines.book.scoreboard import Board, read_board
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.freshness import Freshness, told
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
@@ -40,7 +40,7 @@ def publish(project: Project, task: Task) -> bool:
         raise UsageError(f"{task.label} has overrides: a published run is one of runs.yml as it stands")
     state = Freshness(project, Runs.load(project)).state(task, "here")
     if state.name != "fresh" or state.result is None:
-        why = f" ({', '.join(state.changes)})" if state.changes else ""
+        why = f" ({told(state.changes)})" if state.changes else ""
         raise UsageError(
             f"{task.chapter.name} · {task.run} is {state.name} here{why}: `{task.command}` --here, then publish"
         )
@@ -81,7 +81,7 @@ def sync(project: Project, task: Task) -> bool:
     target = project.published(task.run, task.chapter.name)
     state = Freshness(project, Runs.load(project)).judge(task, target)
     if state.result is None or state.name == "foreign":
-        raise UsageError(f"{target.name} of run {task.run} is {state.name}: {'; '.join(state.changes)}")
+        raise UsageError(f"{target.name} of run {task.run} is {state.name}: {told(state.changes)}")
     before = target.read_bytes()
     write_notebook(paired(task, state.result), target)
     return target.read_bytes() != before

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from faultlines.cli.app import Names, command, err, out, printable, say, show
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
@@ -42,7 +42,7 @@ def status(chapters: Names = None) -> None:
             if state.result is not None:
                 record = state.result.provenance
                 cells = [age(record.started), duration(record.wall_s), str(record.kernel.get("device", ""))]
-            amiss = plain(", ".join(state.changes))
+            amiss = plain(told(state.changes))
             table.add_row(chapter.name, name, coloured(state.name), *map(plain, cells), amiss)
     show(table)
     names = {chapter.name for chapter in Chapter.named(project, chapters or [])}
@@ -80,7 +80,7 @@ def tell_left_out(judge: Freshness, task: Task) -> None:
         state = judge.judge(task, path)
         if state.name in ("unreadable", "foreign"):
             where = path.relative_to(judge.project.root)
-            say(err, f"left out: {where} is {state.name}: {', '.join(state.changes)}")
+            say(err, f"left out: {where} is {state.name}: {told(state.changes)}")
 
 
 def age(started: str) -> str:

@@ -8,7 +8,7 @@ old number after an edit of the library.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,17 @@ class State:
     name: Name
     result: Result | None = None
     changes: tuple[str, ...] = ()
+
+
+def told(changes: Sequence[str], most: int = 4) -> str:
+    """Return changes in one line, of many the first and their number.
+
+    Example:
+        >>> told(["a", "b", "c"], 2), told(["a"])
+        ('a, b and 1 more', 'a')
+    """
+    rest = len(changes) - most
+    return ", ".join(changes[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Freshness:

@@ -30,7 +30,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -130,9 +130,10 @@ class Parameter:
         return [self._check_scalar(element, checks) for element in value]
 
     def _check_scalar(self, value: Any, checks: Mapping[str, Check]) -> Any:
-        kind = SCALARS[self.scalar]
+        kind: type = SCALARS[self.scalar]
         if kind is float and (type(value) is int or (isinstance(value, str) and re.fullmatch(NUMBER, value))):
-            value = float(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
+            value = kind(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
+        value = cast(Any, value)
         if type(value) is not kind:
             raise UsageError(
                 f"parameter {self.name}={shown(value)} is {type(value).__name__}, must be {self.type}"
@@ -241,10 +242,9 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
     }
     parameters: list[Parameter] = []
     for node in body:
-        shape = (
+        if not (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
-        )
-        if not shape:
+        ):
             raise UsageError(f"{where}, line {node.lineno}: a parameter is `name: type = value  # comment`")
         annotation = ast.unparse(node.annotation)
         if annotation.removeprefix("list[").removesuffix("]") not in SCALARS:
@@ -258,7 +258,7 @@ def read_parameters(source: str, where: str = "parameters cell") -> list[Paramet
                 f"{where}, line {node.lineno}: the value of {node.target.id} must be written out, not computed"
                 f" ({ast.unparse(node.value)}); derive what follows from parameters in a later cell"
             ) from None
-        comment = comments.get(node.end_lineno, "")
+        comment = comments.get(node.end_lineno or node.lineno, "")
         found = re.search(r"\[([^\[\]]+)\]$", comment)
         parameter = Parameter(
             name=node.target.id,

@@ -59,6 +59,7 @@ class Record(BaseModel):
             rest only.
         energy_j: Joules that the machine's processors spent meanwhile, with all else that ran; None where it does
             not tell.
+        origin: Where the record comes from if no kernel wrote it here; empty as a rule.
         note: What kept the kernel from following its own outputs; empty as a rule.
         table: Digest of the table that is shown beside the record.
         seal: Digest of all of the above.
@@ -81,6 +82,7 @@ class Record(BaseModel):
     kernel: dict[str, Any]
     resumed: bool = False
     energy_j: FiniteFloat | None = None
+    origin: str = ""
     note: str = ""
     table: str = ""
     seal: str = ""
@@ -99,7 +101,8 @@ class Record(BaseModel):
 
     def digest(self) -> str:
         """Return the digest of everything but the seal."""
-        return digest(json.dumps(self.model_dump(exclude={"seal"}), sort_keys=True))
+        left_out = {"seal"} if self.origin else {"seal", "origin"}
+        return digest(json.dumps(self.model_dump(exclude=left_out), sort_keys=True))
 
 
 class Restamp(BaseModel):
@@ -280,6 +283,8 @@ def facts_table(record: Record) -> str:
         "Versions": f"Python {kernel.get('python')}, {packages}",
         "Parameters": given,
     }
+    if record.origin:
+        rows["Record"] = record.origin
     body = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
         for name, text in rows.items()
