@@ -1,10 +1,12 @@
 # make book   render the published results, run the chapters on the embedded data, and render the book again
-# make test   lint, unit tests, doctests, the paired notebooks, and the built pages where there are any
+# make test   lint, types, unit tests, doctests, the smoke notebooks by strict nbval, and the built pages where there are any
 # make bench  ratios against peers and floors
 # make clean  remove what was built, keep the environment
 
 PYTHON ?= python3
 JOBS   ?= 2
+# also what is fresh and came with the clone; `make book EXECUTE=` takes it as it is
+EXECUTE ?= --here
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -17,14 +19,15 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 book: $(READY)
 	-$(BIN)/faultlines book  # what is published can be read while the chapters run
-	$(BIN)/faultlines run --here --jobs $(JOBS)
+	$(BIN)/faultlines run $(EXECUTE) --jobs $(JOBS)
 	$(BIN)/faultlines book
 
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright lib
 	$(PYTEST)
-	$(PYTEST) -o addopts="-p no:cacheprovider" --nbval-lax --nbval-current-env chapters
+	$(PYTEST) --nbval tests/notebooks
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
