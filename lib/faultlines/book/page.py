@@ -33,6 +33,9 @@ REFERENCE = re.compile(
     r"|(?P<before_>\]\(#?)(?P<label_>[\w:.-]+)(?P<after_>\))"
 )
 
+THEOREM = re.compile(r"^:{3,}\{prf:(?!proof)\w+\}[^\n]*\n:label:[ \t]*(?P<label>[\w:.-]+)", re.MULTILINE)
+LINK = re.compile(r"\[[^\[\]]+\]\(#(?P<label>[\w:.-]+)\)")
+
 UP = re.compile(r"\]\(\.\./(?!\.\./)")
 SIBLING = re.compile(r"\]\((?P<name>[\w-]+\.(?:md|ipynb)(?:#[\w-]+)?)\)")
 
@@ -70,6 +73,7 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     result = believed(state)
     page = executed if result is None else _joined(task.chapter.notebook(), executed)
     show_figures_alone(page)
+    number_references(page)
     _add_tables_in_myst(page)
     other = task.run != "default"
     if other:  # the page stands one folder deeper
@@ -105,6 +109,26 @@ def show_figures_alone(page: NotebookNode) -> None:
                 for output in cell.outputs
                 if output.output_type != "execute_result" or set(output.data) != {"text/plain"}
             ]
+
+
+def number_references(page: NotebookNode) -> None:
+    """Turn links to the page's own figures and theorems into references that carry the book's numbers, in place.
+
+    A chapter links to them as any viewer of notebooks can, `[Figure 3](#fig-x)`; the book counts for itself.
+    """
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in page.cells]
+    roles = {figure["name"]: "numref" for figure in figures if "name" in figure}
+
+    def collect(text: str) -> str:
+        roles.update({found["label"]: "prf:ref" for found in THEOREM.finditer(text)})
+        return text
+
+    def refer(found: re.Match[str]) -> str:
+        role = roles.get(found["label"])
+        return f"{{{role}}}`{found['label']}`" if role else found[0]
+
+    _edit_texts(page, collect)
+    _edit_texts(page, lambda text: LINK.sub(refer, text))
 
 
 def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
