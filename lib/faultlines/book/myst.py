@@ -7,6 +7,8 @@ import string
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 
+from faultlines.reporting.prose import badge
+
 
 def list_table(
     header: Sequence[str],
@@ -46,8 +48,8 @@ def list_table(
 
 
 def verdict_badge(verdict: str) -> str:
-    """Return a verdict in the colour that the style sheet gives it."""
-    return f'<span class="verdict verdict-{verdict.replace(" ", "")}">{verdict}</span>'
+    """Return a verdict with its mark, in the colour that the style sheet gives it."""
+    return badge(verdict)
 
 
 class _Tables(HTMLParser):
