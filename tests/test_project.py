@@ -225,9 +225,9 @@ def test_what_is_published_is_fresh(chapter: Chapter) -> None:
         if runs.covers(run, chapter) and PROJECT.published(run, chapter.name).exists():
             found += 1
             state = judge.state(task, "published")
-            assert (state.name, state.changes) == ("fresh", ()), (
-                f"{task.command} --here, then faultlines publish"
-            )
+            # a run of hours may wait for its next execution, marked as stale; what is executed here may not
+            allowed = ("fresh",) if run in ("default", "smoke") else ("fresh", "stale")
+            assert state.name in allowed, f"{state.changes}: {task.command} --here, then faultlines publish"
     if not found:
         pytest.skip(f"no run of {chapter.name} is published yet")
 

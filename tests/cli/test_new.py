@@ -7,9 +7,9 @@ import json
 import jupytext
 import pytest
 import yaml
-from faultlines.book.answers import read_answers
 from typer.testing import CliRunner
 
+from faultlines.book.scoreboard import read_answers
 from faultlines.book.toc import toc_pages
 from faultlines.cli.main import app
 from faultlines.notebook.chapters import Chapter

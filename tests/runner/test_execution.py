@@ -132,7 +132,7 @@ class Workshop:
 
     def call(self, *words: str, **environment: str) -> subprocess.CompletedProcess:
         process = self.start(*words, **environment)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def chapter(self, name: str) -> Chapter:
@@ -380,7 +380,7 @@ def test_ctrl_c_leaves_the_earlier_result_and_no_kernel(
     assert workshop.project.partial("default", "good").exists()
     one = hanging["interrupt"]
     one.call.send_signal(signal.SIGINT)
-    _, err = one.call.communicate(timeout=90)
+    _, err = one.call.communicate(timeout=180)
     assert one.call.returncode == 130
     assert err.splitlines()[-1].startswith("faultlines: interrupted")
     assert path.read_bytes() == before
@@ -393,7 +393,7 @@ def test_ctrl_c_leaves_the_earlier_result_and_no_kernel(
 def test_a_killed_job_is_told_of_and_its_kernel_ends(workshop: Workshop, hanging: dict[str, Hanging]) -> None:
     one = hanging["job"]
     os.kill(one.job, signal.SIGKILL)
-    _, err = one.call.communicate(timeout=90)
+    _, err = one.call.communicate(timeout=180)
     assert one.call.returncode == 1
     assert "good · default+seeds=3 failed: JobDied: its process ended with status -9" in err
     assert not workshop.project.partial("default+seeds=3", "good").exists()

@@ -484,9 +484,9 @@ class TestNothingIsChanged:
         assert not any("forward" in vars(layer) for layer in model.modules())
         assert model[0].weight.requires_grad
 
-    def test_dropout_is_warned_about(self, cnn, digits):
+    def test_dropout_is_refused_as_by_the_explanation_itself(self, cnn, digits):
         model = nn.Sequential(nn.Dropout(0.1), copy.deepcopy(cnn)).train()
-        with pytest.warns(UserWarning, match=r"train mode with Dropout.*model\.eval\(\)"):
+        with pytest.raises(ValueError, match=r"Dropout in training mode.*model\.eval\(\)"):
             ExplanationNoise(SALIENCY, "cosine", eps=0.1)(model, digits.x_test[:2], digits.y_test[:2])
         assert model.training
 
