@@ -1,0 +1,88 @@
+"""What README says is done as it stands there: its lines of library run, and its commands are commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import faultlines
+from faultlines.cli.main import app
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+OURS = [words[words.index("faultlines") :] for words in LINES if "faultlines" in words]
+
+
+def test_the_lines_of_library_run_as_they_stand(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "lines.py").write_text(code + "\nassert result.success.shape == y_test.shape\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(faultlines.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "lines.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_our_commands_and_their_options_are_there(words: list[str]) -> None:
+    command = get_command(app).commands[words[1]]
+    command.make_context(words[1], words[2:], resilient_parsing=True)
+    runs = Runs.load(PROJECT)
+    chapters = Chapter.all(PROJECT)
+    for word in words[2:]:
+        name, equals, value = word.partition("=")
+        if word in chapters:
+            chapter = chapters[word]
+        elif equals and "," not in value and ".." not in value:
+            run = words[words.index("--run") + 1] if "--run" in words else "default"
+            assert runs.parameters(run, chapter, {name: value})
+        elif equals:
+            assert name in [parameter.name for parameter in chapter.parameters]
+
+
+def test_the_other_commands_are_programs_of_the_environment() -> None:
+    programs = {next(word for word in words if "=" not in word) for words in LINES if words}
+    assert {"papermill", "pytest", "jupytext", "jupyter-book", "make", "faultlines"} <= programs
+    for name in programs - {"make"}:
+        assert Path(sys.executable).with_name(name).is_file(), name
+
+
+def test_the_papermill_line_runs_to_the_check(tmp_path: Path) -> None:
+    # with one more parameter, which no chapter has: everything before the check has run
+    lines = [words for words in LINES if words[:1] == ["jupytext"] and "in.ipynb" in words]
+    lines += [words for words in LINES if words[:1] == ["papermill"] and "-p" in words]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(faultlines.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    (tmp_path / "chapters").symlink_to(ROOT / "chapters")
+    said = ""
+    for program, *words in lines:
+        extra = ["-p", "no_such", "1"] if program == "papermill" else []
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(program)), *words, *extra],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        said += done.stderr
+    assert "UsageError: this notebook has no parameter 'no_such'" in said
