@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,3 +60,16 @@ def test_what_needs_a_checkout_says_so_in_one_line(installed: Path, tmp_path: Pa
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.strip().splitlines()
     assert "no checkout of the book" in line
+
+
+def test_a_lone_notebook_runs_on_the_wheel(installed: Path, tmp_path: Path) -> None:
+    chapter = Chapter.all(Project(ROOT, ROOT / "lib" / "faultlines"))["crossover"]
+    notebook = chapter.notebook()
+    end = next(n for n, cell in enumerate(notebook.cells) if cell.source == "notebook.check_parameters()")
+    notebook.cells = notebook.cells[: end + 2]  # as far as the imports of the library
+    nbformat.write(notebook, tmp_path / "crossover.ipynb")
+    words = ["--no-progress-bar", "crossover.ipynb", "out.ipynb", "-p", "seeds", "3"]
+    done = run(installed, tmp_path, "-m", "papermill", *words)
+    assert done.returncode == 0, done.stderr
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
