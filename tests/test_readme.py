@@ -1,4 +1,4 @@
-"""What README says is done as it stands there: its lines of library run, and its commands are commands."""
+"""What README and book say is done as it stands: the library's lines run; commands, options and values are there."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ from faultlines.notebook.runs import Runs
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
-OURS = [words[words.index("faultlines") :] for words in LINES if "faultlines" in words]
+BOOK = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "chapters").glob("*.md"))]
+
+
+def commands(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+LINES = commands(README)
+OURS = {
+    shlex.join(words[words.index("faultlines") :]): words[words.index("faultlines") :]
+    for path in BOOK
+    for words in commands(path.read_text(encoding="utf-8"))
+    if "faultlines" in words
+}
 
 
 def test_the_lines_of_library_run_as_they_stand(tmp_path: Path) -> None:
@@ -43,8 +53,9 @@ def test_the_lines_of_library_run_as_they_stand(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", OURS, ids=" ".join)
-def test_our_commands_and_their_options_are_there(words: list[str]) -> None:
+@pytest.mark.parametrize("line", OURS)
+def test_our_commands_and_their_options_are_there(line: str) -> None:
+    words = OURS[line]
     command = get_command(app).commands[words[1]]
     command.make_context(words[1], words[2:], resilient_parsing=True)
     runs = Runs.load(PROJECT)
