@@ -31,7 +31,13 @@ PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
 CHAPTERS = Chapter.all(PROJECT)
 SMOKE = ROOT / "tests" / "notebooks"
 RAW_ROLE = re.compile(r"\{[a-z]+(?::[a-z]+)?\}(?:`|<code>)")
-REASONS = {"filled-in-below", "moves-between-machines", "moves-at-any-size", "holds-times"}
+REASONS = {
+    "filled-in-below",
+    "warns-with-a-path",
+    "moves-between-machines",
+    "moves-at-any-size",
+    "holds-times",
+}
 
 each_chapter = pytest.mark.parametrize("name", CHAPTERS)
 
