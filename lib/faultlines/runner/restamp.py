@@ -22,6 +22,7 @@ import jupytext
 import nbformat
 import yaml
 
+from faultlines.notebook.checkpoints import CHECKPOINTS
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -142,7 +143,7 @@ def smoke(root: Path, chapter: str) -> nbformat.NotebookNode:
         runs = Runs.load(Project(root, root / "lib" / "faultlines"))
         nbformat.write(jupytext.read(root / "chapters" / f"{chapter}.md"), place)
         environment = {**os.environ, "PYTHONPATH": str(root / "lib"), "OMP_NUM_THREADS": "1"}
-        environment.pop("FAULTLINES_CHECKPOINTS", None)
+        environment.pop(CHECKPOINTS, None)
         parameters = Path(folder) / "smoke.yaml"
         parameters.write_text(yaml.safe_dump(runs["smoke"].chapters[chapter]))
         words = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(root / "chapters")]
