@@ -28,11 +28,6 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parameters_hash(parameters: Mapping[str, Any]) -> str:
-    """Return the content hash of a set of resolved parameters."""
-    return digest(json.dumps(parameters, sort_keys=True))
-
-
 class Names:
     """What the imports of some source bind: a name of the package, a module of it, or something from outside.
 
