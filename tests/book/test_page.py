@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def test_the_page_opens_with_what_changed_and_why(
     text = run_changes(Freshness(checkout, Runs.load(checkout)), Task(toy, "desk"))
     assert "1 of 2 verdicts are those of the default run." in text
     assert text.count("* - C1") == 1 and "* - C2" not in text
-    assert 'verdict-holds">holds' in text and 'verdict-fails">fails</span> -1 [-2, -0.5]' in text
+    assert re.search(r'verdict-holds"[^>]*>✔ holds', text)
+    assert re.search(r'verdict-fails"[^>]*>✘ fails</span> -1 \[-2, -0.5\]', text)
     why = checkout.root / "results" / "desk" / "toy.md"
     why.parent.mkdir(parents=True)
     why.write_text("Eight seeds see what five do not.\n")

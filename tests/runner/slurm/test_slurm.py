@@ -160,7 +160,9 @@ def test_a_sweep_loses_a_killed_job_and_a_raising_one_and_repeats_only_these(
     assert "8 submitted as job" in out and "gathered:" in out
     failed = {line.split()[2] for line in err.splitlines() if line.startswith("toy · ") and " failed" in line}
     assert failed == {victim.label, *(toy(checkout, rate="99", seed=s, wait="2").label for s in "01")}
-    assert "JobLost: job" in err and "ValueError: no such rate" in err
+    # the signal reaches the job and its kernel in either order
+    assert "JobLost: job" in err or "Kernel died" in err
+    assert "ValueError: no such rate" in err
     results = [toy(checkout, rate=r, seed=s, wait="2").working(checkout) for r in "123" for s in "01"]
     kept = {path: path.stat().st_mtime_ns for path in results if path.exists()}
     assert len(kept) == 5 and victim.working(checkout) not in kept
@@ -211,6 +213,7 @@ def test_who_submits_may_go_and_come_back(cluster: object, checkout: Project) ->
 
 def test_code_that_changed_in_the_queue_is_refused_at_the_start(cluster: object, checkout: Project) -> None:
     task, runs, told = toy(checkout), Runs.load(checkout), io.StringIO()
+    until(lambda: not slurm_queue())  # Slurm forgets the jobs of the test before this one in its own time
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
         queue = SlurmPool(checkout, SlurmResources(cpus=1), Console(file=told), poll_s=0.5)
