@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.models.pixel_normalization import check_tensor
+
 
 def check_kernel(kernel: Tensor, name: str = "kernel") -> None:
     """Check a kernel matrix.
@@ -13,6 +15,7 @@ def check_kernel(kernel: Tensor, name: str = "kernel") -> None:
     Raises:
         ValueError: If it is not square, symmetric and finite.
     """
+    check_tensor(kernel, name)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.numel():
         raise ValueError(f"{name} has shape {tuple(kernel.shape)}; it must be square, [n, n]")
     # one product with a fixed vector either way: all of the matrix is read twice, none of it copied
