@@ -42,13 +42,11 @@ def check_floating(x: Tensor) -> None:
     """Refuse what no derivative is taken in.
 
     Raises:
-        ValueError: If `x` is no floating-point batch of one sample at least.
+        ValueError: If `x` is no floating-point batch.
     """
     check_tensor(x, "x")
-    if not x.is_floating_point() or x.ndim < 1 or not len(x):
-        raise ValueError(
-            f"x has dtype {x.dtype} and shape {tuple(x.shape)}; floating [batch, ...] is needed, one sample at least"
-        )
+    if not x.is_floating_point() or x.ndim < 1:
+        raise ValueError(f"x has dtype {x.dtype} and shape {tuple(x.shape)}; floating [batch, ...] is needed")
 
 
 def outputs(model: Callable[..., Any], x: Tensor) -> Tensor:
@@ -145,8 +143,8 @@ def warn_of_nan(derivative: Tensor) -> None:
     Args:
         derivative: Of one sample a row.
     """
-    flat = derivative.detach().reshape(len(derivative), -1)
-    if flat.shape[1] and (broken := int(flat.isnan().any(dim=1).sum())):
+    flat = derivative.detach().flatten(1) if derivative.ndim > 1 else derivative.detach()[:, None]
+    if broken := int(flat.isnan().any(dim=1).sum()):
         warnings.warn(
             f"the derivative is NaN in {broken} of {len(flat)} rows, where the model's answer may be finite: a row of "
             "attention all of whose keys are masked does that, and a root or a norm at 0",

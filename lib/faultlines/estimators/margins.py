@@ -62,7 +62,11 @@ def margin_gradient(
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(f"model returned shape {tuple(logits.shape)}; [{len(x)}, classes >= 2] is needed")
     whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    if not whole or y.shape != (len(x),) or not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+    if (
+        not whole
+        or y.shape != (len(x),)
+        or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1])
+    ):
         raise ValueError(
             f"y has shape {tuple(y.shape)} and dtype {y.dtype}; one class of 0 to {logits.shape[1] - 1} a sample is "
             "needed"

@@ -102,18 +102,6 @@ class KernelRidge:
         return kernel @ self.alpha
 
 
-def effective_dimension(kernel: Float[Tensor, "n n"], ridge: float) -> float:
-    r"""Return $\sum_i \mu_i / (\mu_i + \lambda)$ over the eigenvalues of the kernel.
-
-    Example:
-        >>> effective_dimension(torch.eye(4, dtype=torch.float64), 1.0)
-        2.0
-    """
-    check_ridge(ridge)
-    check_kernel(kernel)
-    return _dimension(torch.linalg.eigvalsh(kernel).clamp_min(0), ridge)
-
-
 def match_ridge(kernel: Float[Tensor, "n n"], dimension: float) -> float:
     """Return the ridge at which a kernel has a given effective dimension.
 
