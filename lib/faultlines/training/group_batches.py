@@ -176,7 +176,7 @@ class GroupLoaderBatches(GroupBatches):
         batch = GroupBatch(x, d.y[index], d.c[index], mask, d.group[index], d.domain[index], index)
         return self.mirrored(batch.floating(), index)
 
-    def _read(self, **order: Any) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]]:
+    def _read(self, **order: Any) -> Iterator[Any]:
         yield from DataLoader(
             _Numbered(self.loader.dataset),
             collate_fn=_Collate(self.loader.collate_fn),
@@ -207,9 +207,9 @@ class _Collate:
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[Any, ...]:
         sample, n = self.collate([sample for _, sample in pairs]), len(pairs)
-        parts = tuple(sample) if isinstance(sample, tuple | list) else ()
+        parts: tuple[Any, ...] = tuple(sample) if isinstance(sample, tuple | list) else ()
         fits = len(parts) in (3, 4) and all(isinstance(part, Tensor) and len(part) == n for part in parts)
         whole = fits and all(p.shape == (n,) and not p.is_floating_point() for p in parts[1:3])
         if not whole or parts[0].ndim != 4:
