@@ -39,6 +39,7 @@ from .recorder import LayerRecord as LayerRecord
 from .recorder import Tape as Tape
 from .recorder import record as record
 from .recorder import record_attention as record_attention
+from .recorder import recording_torch_layers as recording_torch_layers
 from .transformer_blocks import Block as Block
 from .two_layer import KernelExpansion as KernelExpansion
 from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer

@@ -24,6 +24,7 @@ from .sensitivity import Moved as Moved
 from .sensitivity import ProbeBudget as ProbeBudget
 from .sensitivity import ProbeStudy as ProbeStudy
 from .sensitivity import cue_moved as cue_moved
+from .sensitivity import other_image_likeness as other_image_likeness
 from .spurious_groups import GroupOutcome as GroupOutcome
 from .spurious_groups import run_methods as run_methods
 from .spurious_groups import with_ood_validation as with_ood_validation
