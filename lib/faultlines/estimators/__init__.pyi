@@ -18,6 +18,7 @@ from .curvature.bounds import curvature_link as curvature_link
 from .curvature.inputs import input_curvature as input_curvature
 from .curvature.parameters import hessian_top as hessian_top
 from .curvature.parameters import hessian_trace as hessian_trace
+from .foreground import attention_focus as attention_focus
 from .foreground import foreground_energy as foreground_energy
 from .foreground import hoyer_sparsity as hoyer_sparsity
 from .foreground import map_coverage as map_coverage

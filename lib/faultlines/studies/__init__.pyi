@@ -12,6 +12,10 @@ from .malleability import malleability as malleability
 from .network_curvature import CurvatureTrack as CurvatureTrack
 from .network_curvature import NetworkTraits as NetworkTraits
 from .network_curvature import network_traits as network_traits
+from .paired_arms import Arm as Arm
+from .paired_arms import own_outcomes as own_outcomes
+from .paired_arms import shared_rates as shared_rates
+from .paired_arms import train_arms as train_arms
 from .retraining import retrained_influence as retrained_influence
 from .robustness_profiles import Outcomes as Outcomes
 from .robustness_profiles import accuracy_profile as accuracy_profile
