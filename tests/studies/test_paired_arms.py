@@ -12,7 +12,7 @@ from faultlines.attacks import PGD
 from faultlines.data import Task
 from faultlines.models import ViT
 from faultlines.studies import Outcomes, attack_outcomes, own_outcomes, shared_rates, train_arms
-from faultlines.training import fit, seeded
+from faultlines.training import TrackLambda, fit, seeded
 
 VIT = partial(ViT, image_size=4, patch_size=2, channels=1, classes=2, dim=8, depth=1, heads=2)
 SETTINGS = {"batch_size": 10, "lr": 0.02}
@@ -32,7 +32,7 @@ def test_a_network_is_what_fit_makes_of_its_seed():
     arms = {"ViT": VIT, "DiffViT": partial(VIT, attention="differential")}
     trained = train_arms(arms, tasks, loss=10, epochs=6, **SETTINGS)
     alone = seeded(VIT, 5)
-    fit(alone, tasks[5].x, tasks[5].y, seed=5, epochs=6, **SETTINGS)
+    fit(alone, tasks[5].x, tasks[5].y, seed=5, epochs=6, objective=TrackLambda(), **SETTINGS)
     assert torch.equal(trained["ViT"].networks[1](halves(9).x.float()), alone(halves(9).x.float()))
     loss = nn.functional.cross_entropy(alone(tasks[5].x.float()), tasks[5].y).item()
     assert trained["ViT"].loss[1].item() == pytest.approx(loss)
@@ -43,7 +43,7 @@ def test_a_network_short_of_its_loss_gets_more_epochs_or_an_error():
     tasks = {0: halves(0)}
     found = train_arms({"ViT": VIT}, tasks, loss=0.1, epochs=4, **SETTINGS)["ViT"]
     assert found.epochs[0] > 4 and found.loss[0] <= 0.1
-    with pytest.raises(ValueError, match="'ViT', seed 0: loss .* after 4 epochs"):
+    with pytest.raises(ValueError, match=r"'ViT', seed 0: loss .* after 4 epochs"):
         train_arms({"ViT": VIT}, tasks, loss=1e-9, epochs=1, **SETTINGS)
     with pytest.raises(ValueError, match="at least one"):
         train_arms({}, tasks, loss=0.1, epochs=1)

@@ -20,7 +20,7 @@ class MarginGradient:
     Attributes:
         margin: $m$, negative where the sample is misclassified.
         norm: $\lVert \nabla_x m \rVert_2$.
-        dual: $\lVert \nabla_x m \rVert_1$, what a small step in the maximum norm takes from the margin, over its length.
+        dual: $\lVert \nabla_x m \rVert_1$, what a short step in the maximum norm takes off the margin, by length.
     """
 
     margin: Float[Tensor, " batch"]

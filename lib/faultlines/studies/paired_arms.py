@@ -1,4 +1,4 @@
-r"""Networks that differ in one thing, trained on tasks of their own seed, and attacked on images all of them have right.
+r"""Networks that differ in one thing, trained on tasks of their seed, and attacked on images all of them have right.
 
 A *trial* is one seed: it draws the training and the test images, the initial weights that all arms share, and the
 batches. Within a trial arms are paired; trials are independent but for the pool that images are drawn from.
@@ -66,7 +66,9 @@ def train_arms(
         ValueError: If there is no arm or no task, or a network does not come down to `loss` within the attempts.
     """
     if not arms or not tasks:
-        raise ValueError(f"arms={list(arms)} and tasks of seeds {list(tasks)}: at least one of each is needed")
+        raise ValueError(
+            f"arms={list(arms)} and tasks of seeds {list(tasks)}: at least one of each is needed"
+        )
     trained = {}
     for name, make in arms.items():
         rows = [_train(name, make, task, seed, loss, epochs, settings) for seed, task in tasks.items()]
@@ -84,7 +86,7 @@ def _train(
     epochs: int,
     settings: dict[str, Any],
 ) -> tuple[nn.Module, float, int, History]:
-    reached = torch.inf
+    reached, lasts = torch.inf, epochs
     for attempt in range(ATTEMPTS):
         network = seeded(make, seed).to(task.x.device)
         lasts = epochs * 2**attempt
@@ -93,7 +95,9 @@ def _train(
             reached = F.cross_entropy(network(task.x.to(next(network.parameters()).dtype)), task.y).item()
         if reached <= loss:
             return network, reached, lasts, history
-    raise ValueError(f"{name!r}, seed {seed}: loss {reached:.3g} after {lasts} epochs; loss={loss!r} was asked for")
+    raise ValueError(
+        f"{name!r}, seed {seed}: loss {reached:.3g} after {lasts} epochs; loss={loss!r} was asked for"
+    )
 
 
 def own_outcomes(
@@ -116,7 +120,9 @@ def own_outcomes(
     """
     if not networks or len(networks) != len(tests) or len({len(y) for _, y in tests}) != 1:
         sizes = [len(y) for _, y in tests]
-        raise ValueError(f"{len(networks)} networks and test sets of sizes {sizes}; one of equal size for each")
+        raise ValueError(
+            f"{len(networks)} networks and test sets of sizes {sizes}; one of equal size for each"
+        )
     rows = [
         attack_outcomes([network], x, y, attacks, seed=seed)
         for network, (x, y) in zip(networks, tests, strict=True)

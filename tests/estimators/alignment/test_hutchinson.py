@@ -81,6 +81,7 @@ def test_errors(x):
 def test_map_norm_is_that_of_the_jacobian_of_the_recorded_map(x, attention):
     model, rows = vit(attention), []
     for layer in range(2):
+
         def combined(z, layer=layer):
             with record() as tape:
                 model(z[None])
