@@ -1,11 +1,10 @@
-from .explanation_robustness import Budget as Budget
 from .explanation_robustness import ExplanationOutcome as ExplanationOutcome
-from .explanation_robustness import ExplanationStudy as ExplanationStudy
 from .explanation_robustness import common_correct as common_correct
 from .explanation_robustness import explanation_likeness as explanation_likeness
 from .explanation_robustness import explanation_outcome as explanation_outcome
-from .line_fits import LineFits as LineFits
-from .line_fits import fit_lines as fit_lines
+from .explanation_robustness import likeness_of_others as likeness_of_others
+from .explanation_study import Budget as Budget
+from .explanation_study import ExplanationStudy as ExplanationStudy
 from .malleability import KernelClassifier as KernelClassifier
 from .malleability import Malleability as Malleability
 from .malleability import malleability as malleability
@@ -27,3 +26,4 @@ from .sensitivity import cue_moved as cue_moved
 from .spurious_groups import GroupOutcome as GroupOutcome
 from .spurious_groups import run_methods as run_methods
 from .spurious_groups import with_ood_validation as with_ood_validation
+from .step_cost import step_seconds as step_seconds
