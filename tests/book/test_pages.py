@@ -99,7 +99,7 @@ def test_each_chapter_has_a_ledger_with_verdicts(html: Path, page: str):
     ledger = re.search(r'<table[^>]*class="[^"]*\bfl-ledger\b.*?</table>', source, re.DOTALL)
     assert ledger, f"{page} has no ledger table"
     verdicts = re.findall(
-        r'class="[^"]*\bverdict-(holds|fails|inconclusive|notrun)\b[^"]*"[^>]*>([^<]+)<', ledger[0]
+        r'class="[^"]*\bverdict-(holds|fails|negligible|inconclusive|notrun)\b[^"]*"[^>]*>([^<]+)<', ledger[0]
     )
     assert verdicts, f"the ledger of {page} holds no verdict"
     for name, word in verdicts:
@@ -109,7 +109,7 @@ def test_each_chapter_has_a_ledger_with_verdicts(html: Path, page: str):
 def test_the_front_page_has_the_scoreboard(html: Path):
     source = (html / "intro.html").read_text(encoding="utf-8")
     assert re.search(r'class="[^"]*\bfl-scoreboard\b', source)
-    assert re.search(r'class="[^"]*\bverdict-(?:holds|fails|inconclusive|notrun)\b', source)
+    assert re.search(r'class="[^"]*\bverdict-(?:holds|fails|negligible|inconclusive|notrun)\b', source)
 
 
 def test_no_page_fetches_anything_from_outside(html: Path):

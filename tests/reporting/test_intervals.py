@@ -225,3 +225,33 @@ def test_an_interval_carries_the_effect_of_every_unit() -> None:
     assert again == Interval(
         again.estimate, again.low, again.high, 3, "Student t"
     )  # units are no part of equality
+
+
+def test_an_interval_can_be_made_again_at_another_confidence_and_without_a_unit() -> None:
+    from faultlines.reporting.resampling import jackknife_interval
+
+    values, zeros, groups = np.array([0.2, 0.5, 0.4, 0.3]), np.zeros(4), [0, 0, 1, 2, 2, 3]
+    rows = {"x": [0.1, 0.3, 0.5, 0.4, 0.2, 0.6]}
+    makers = {
+        "mean": lambda keep, level: mean_interval(values[keep], level, within=(0, 1)),
+        "paired": lambda keep, level: paired_interval(values[keep], zeros[keep], level, within=(-1, 1)),
+        "bootstrap": lambda keep, level: bootstrap_interval(values[keep], confidence=level, resamples=99),
+        "largest": lambda keep, level: largest_effect({"a": values[keep], "b": -values[keep]}, confidence=level),
+        "jackknife": lambda keep, level: jackknife_interval(
+            {"x": [x for x, g in zip(rows["x"], groups, strict=True) if g in keep]},
+            [g for g in groups if g in keep], lambda x: np.median(x), confidence=level,
+        ),
+    }  # fmt: skip
+    every = [0, 1, 2, 3]
+    for name, make in makers.items():
+        plain = make(every, 0.95)
+        assert plain.at(0.8) == make(every, 0.8), name
+        assert plain.at(0.8).at(0.95) == plain, name
+        assert plain.leaving_out() == [make([g for g in every if g != u], 0.95) for u in every], name
+    assert wilson_interval(3, 10).at(0.5) == wilson_interval(3, 10, 0.5)
+    assert wilson_interval(3, 10).leaving_out() == largest(values).leaving_out() == []
+    assert [(one.low, one.high) for one in mean_interval([1.0, 2.0]).leaving_out()] == [
+        (-math.inf, math.inf)
+    ] * 2
+    with pytest.raises(ValueError, match=r"\('by hand', at 0.95\) cannot be made again at 0.99"):
+        Interval(0.5, 0.4, 0.6, 3, "by hand").at(0.99)

@@ -152,6 +152,11 @@ class ClaimRow(BaseModel):
     figure: str
     note: str
     effects: list[float | None] = []
+    primary: bool = False
+    sentence: str = ""
+    smallest: float | None = None
+    reason: str = ""
+    fragile: bool = False
 
 
 class Made(BaseModel):

@@ -94,7 +94,12 @@ def mark_line(ax: Axes, value: float, label: str, *, axis: str = "y") -> None:
     line(value, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=label, zorder=1)
 
 
-COLOURS = {"holds": PALETTE["blue"], "fails": PALETTE["vermillion"], "inconclusive": PALETTE["grey"]}
+COLOURS = {
+    "holds": PALETTE["blue"],
+    "fails": PALETTE["vermillion"],
+    "negligible": PALETTE["purple"],
+    "inconclusive": PALETTE["grey"],
+}
 
 
 def forest(
@@ -104,6 +109,7 @@ def forest(
     *,
     direction: Direction = "above",
     threshold: float = 0.0,
+    smallest: float | None = None,
     title: str = "",
 ) -> Figure:
     """Return a forest plot: runs from top to bottom, the pooled interval as a diamond below them.
@@ -114,6 +120,7 @@ def forest(
         pooled: Of all lines together.
         direction: Side of the threshold that the claim is on; it colours the lines by verdict.
         threshold: Where the reference line stands.
+        smallest: The smallest effect of interest, drawn as a band about the threshold.
         title: Title of the panel.
 
     Returns:
@@ -129,13 +136,15 @@ def forest(
     lines = len(intervals) + (pooled is not None)
     fig, ax = plt.subplots(figsize=(COLUMN, 0.9 + 0.3 * lines))
     mark_line(ax, threshold, "threshold", axis="x")
+    if smallest is not None:
+        ax.axvspan(threshold - smallest, threshold + smallest, color=PALETTE["grey"], alpha=0.15, linewidth=0)
     for y, interval in enumerate(intervals):
-        colour = COLOURS[judge(interval, direction, threshold)]
+        colour = COLOURS[judge(interval, direction, threshold, smallest)]
         ax.plot([interval.low, interval.high], [y, y], color=colour)
         ax.plot(interval.estimate, y, "s", color=colour)
     ticks = list(labels)
     if pooled is not None:
-        y, colour = len(intervals), COLOURS[judge(pooled, direction, threshold)]
+        y, colour = len(intervals), COLOURS[judge(pooled, direction, threshold, smallest)]
         x = [pooled.low, pooled.estimate, pooled.high, pooled.estimate]
         ax.fill(x, [y, y - 0.25, y, y + 0.25], color=colour)
         ticks.append("pooled")

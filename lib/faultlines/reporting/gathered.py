@@ -117,7 +117,7 @@ class Gathered:
         rows = [row for _, row in found]
         return forest(
             labels, [self._interval(row) for row in rows], pool(rows).interval, direction=rows[0]["direction"],
-            threshold=rows[0]["threshold"], title=f"{claim}: {rows[0]['statement']}",
+            threshold=rows[0]["threshold"], smallest=rows[0].get("smallest"), title=f"{claim}: {rows[0]['statement']}",
         )  # fmt: skip
 
     def _key(self, at: dict[str, str], axis: str) -> tuple[str, tuple[str, ...]]:

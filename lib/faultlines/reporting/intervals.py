@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,14 @@ from scipy import stats
 from scipy.special import expit
 
 Range = tuple[float, float]
+
+
+class Remake(Protocol):
+    """Makes an interval of the same sample again."""
+
+    def __call__(self, confidence: float, without: int | None = None) -> Interval:
+        """Return it at a confidence, without the unit of that number where one is given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,9 @@ class Interval:
         values: The effect of each unit, of which it was made: one number a seed, a pair's difference, the statistic
             without each group (jackknife). Empty where units are counted and not listed (Wilson, extremes). Two
             intervals that differ in these only are equal.
+        units: How many units can be left out one at a time; 0 where they are counted and not listed.
+        remake: Makes the interval again from the same sample, at another confidence and without one unit; None where
+            nobody can, as for one that was written down by hand.
     """
 
     estimate: float
@@ -38,6 +50,8 @@ class Interval:
     method: str
     confidence: float = 0.95
     values: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    units: int = field(default=0, compare=False, repr=False)
+    remake: Remake | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check that the ends are ends.
@@ -47,6 +61,41 @@ class Interval:
         """
         if not self.low <= self.high:  # so that NaN is refused too: it would pass for an inconclusive result
             raise ValueError(f"low={self.low} and high={self.high}: need low <= high, both numbers")
+
+    def at(self, confidence: float) -> Interval:
+        """Return the interval of the same sample at another confidence.
+
+        Raises:
+            ValueError: If the interval was written down by hand, or the confidence is out of range.
+
+        Example:
+            >>> f"{mean_interval([1.0, 2.0, 3.0]).at(0.99):.2f}"
+            '2.00 [-3.73, 7.73]'
+        """
+        check_confidence(confidence)
+        if math.isclose(confidence, self.confidence, rel_tol=1e-12):
+            return self
+        if self.remake is None:
+            raise ValueError(
+                f"its interval ({self.method!r}, at {self.confidence:.6g}) cannot be made again at {confidence:.6g}"
+            )
+        return self.remake(confidence)
+
+    def leaving_out(self) -> list[Interval]:
+        """Return the interval without each unit; an empty list where units are counted and not listed.
+
+        Of one unit that is left there is no interval but the whole line.
+
+        Example:
+            >>> [f"{found:.2f}" for found in mean_interval([1.0, 2.0, 3.0]).leaving_out()]
+            ['2.50 [-3.85, 8.85]', '2.00 [-10.71, 14.71]', '1.50 [-4.85, 7.85]']
+        """
+        if self.remake is None:
+            return []
+        if self.units <= 2:
+            whole = replace(self, low=-math.inf, high=math.inf, units=0, remake=None)
+            return [whole] * self.units
+        return [self.remake(self.confidence, unit) for unit in range(self.units)]
 
     def __format__(self, spec: str) -> str:
         """Format all three numbers alike, `+0.031 [+0.002, +0.060]`; the default is three significant digits.
@@ -158,9 +207,17 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, *, within: Range 
     if within is not None:  # a mean of equal values may round to beside them
         mean = float(np.clip(mean, sample.min(), sample.max()))
     low, high, scale = on_scale(mean, half, within)
-    return Interval(
-        mean, low, high, len(sample), f"Student t{scale}", confidence, values=tuple(sample.tolist())
-    )
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        return mean_interval(leave(sample, without), confidence, within=within)
+
+    n = len(sample)
+    return Interval(mean, low, high, n, f"Student t{scale}", confidence, tuple(sample.tolist()), n, remake)
+
+
+def leave(sample: np.ndarray, without: int | None) -> np.ndarray:
+    """Return a sample without the value of that number, or as it is."""
+    return sample if without is None else np.delete(sample, without)
 
 
 def paired_interval(
@@ -185,7 +242,11 @@ def paired_interval(
         )
     interval = mean_interval(treated - control, confidence, within=within)
     method = f"paired {interval.method}".replace("Fisher's z", "logit scale")
-    return replace(interval, method=method)
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        return paired_interval(leave(treated, without), leave(control, without), confidence, within=within)
+
+    return replace(interval, method=method, remake=remake)
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Interval:
@@ -210,7 +271,12 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Int
         )
     successes, total = int(successes), int(total)
     found = stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
-    return Interval(successes / total, float(found.low), float(found.high), total, "Wilson", confidence)
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        return wilson_interval(successes, total, confidence)
+
+    ends = float(found.low), float(found.high)
+    return Interval(successes / total, *ends, total, "Wilson", confidence, remake=remake)
 
 
 def largest(values: ArrayLike) -> Interval:
@@ -268,6 +334,13 @@ def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95
         name: mean_interval(values, 1 - (1 - confidence) / len(effects)) for name, values in effects.items()
     }
     name = max(plain, key=lambda effect: plain[effect].estimate)
+    samples = {effect: interval.values for effect, interval in plain.items()}
+    sizes = {len(sample) for sample in samples.values()}
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        left = {effect: leave(np.array(sample), without) for effect, sample in samples.items()}
+        return largest_effect(left, confidence=confidence)
+
     return Interval(
         plain[name].estimate,
         max(interval.low for interval in strict.values()),
@@ -275,4 +348,8 @@ def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95
         min(interval.n for interval in plain.values()),
         f"largest of {len(effects)}: {name}",
         confidence,
+        units=sizes.pop()
+        if len(sizes) == 1
+        else 0,  # of unequal lengths nobody knows which value is of which seed
+        remake=remake,
     )

@@ -48,7 +48,8 @@ def pool(rows: Sequence[Row]) -> Pooled:
     The interval treats runs as independent draws. Runs that share seeds or data are not, and then it is too narrow.
 
     Args:
-        rows: One row a run, of equal `claim`, `direction` and `threshold`; rows without an estimate do not count.
+        rows: One row a run, of equal `claim`, `direction`, `threshold` and `smallest`; rows without an estimate do
+            not count.
 
     Returns:
         The pooled claim.
@@ -67,12 +68,12 @@ def pool(rows: Sequence[Row]) -> Pooled:
     settled = [row for row in rows if row["estimate"] is not None]
     if not settled:
         raise ValueError("rows holds no estimate to pool: no run settled the claim")
-    rules = {(row["claim"], row["direction"], row["threshold"]) for row in settled}
+    rules = {(row["claim"], row["direction"], row["threshold"], row.get("smallest")) for row in settled}
     if len(rules) > 1:
         raise ValueError(f"rows are of different claims or rules: {sorted(map(str, rules))}")
-    claim, direction, threshold = rules.pop()
+    claim, direction, threshold, smallest = rules.pop()
     interval, heterogeneity = _combine(settled, direction)
-    verdict = judge(interval, direction, threshold)
+    verdict = judge(interval, direction, threshold, smallest)
     return Pooled(claim, interval, heterogeneity, verdict, tuple(row["verdict"] for row in settled))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from faultlines.reporting.intervals import Interval, Range, check_confidence, check_sample, on_scale
+from faultlines.reporting.intervals import Interval, Range, check_confidence, check_sample, leave, on_scale
 
 
 def bootstrap_interval(
@@ -38,9 +38,15 @@ def bootstrap_interval(
     """
     check_confidence(confidence)
     sample = check_sample(values, "values", least=2)
-    estimate, each = float(statistic(sample)), tuple(sample.tolist())
+    estimate, n = float(statistic(sample)), len(sample)
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        left = leave(sample, without)
+        return bootstrap_interval(left, statistic, confidence=confidence, resamples=resamples, seed=seed)
+
+    rest = (confidence, tuple(sample.tolist()), n, remake)
     if np.ptp(sample) == 0:  # every resample is the sample
-        return Interval(estimate, estimate, estimate, len(sample), "bootstrap", confidence, each)
+        return Interval(estimate, estimate, estimate, n, "bootstrap", *rest)
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
@@ -53,10 +59,10 @@ def bootstrap_interval(
         )
     low, high = result.confidence_interval
     if np.isfinite([low, high]).all():
-        return Interval(estimate, float(low), float(high), len(sample), "bootstrap", confidence, each)
+        return Interval(estimate, float(low), float(high), n, "bootstrap", *rest)
     tail = (1 - confidence) / 2
     low, high = np.quantile(result.bootstrap_distribution, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high), len(sample), "percentile bootstrap", confidence, each)
+    return Interval(estimate, float(low), float(high), n, "percentile bootstrap", *rest)
 
 
 def jackknife_interval(
@@ -106,5 +112,11 @@ def jackknife_interval(
     pseudo = many * whole - (many - 1) * np.array(without)
     half = float(stats.t.ppf((1 + confidence) / 2, many - 1) * stats.sem(pseudo))
     low, high, scale = on_scale(float(whole), half, within)
-    method = f"jackknife Student t{scale}"
-    return Interval(float(whole), low, high, many, method, confidence, tuple(map(float, without)))
+
+    def remake(confidence: float, without: int | None = None) -> Interval:
+        kept = np.ones(len(groups), dtype=bool) if without is None else groups != distinct[without]
+        rows = {name: values[kept] for name, values in arrays.items()}
+        return jackknife_interval(rows, groups[kept], statistic, confidence=confidence, within=within)
+
+    method, each = f"jackknife Student t{scale}", tuple(map(float, without))
+    return Interval(float(whole), low, high, many, method, confidence, each, many, remake)

@@ -48,9 +48,9 @@ class Table:
                 raise ValueError(f"row {index} has {len(row)} cells; the header has {len(self.header)}")
 
     @staticmethod
-    def badge(verdict: str) -> Badge:
-        """Return a cell that shows a verdict as word and colour."""
-        return Badge(verdict)
+    def badge(verdict: str, remark: str = "") -> Badge:
+        """Return a cell that shows a verdict as word and colour, with a remark after it."""
+        return Badge(verdict, remark)
 
     def html(self) -> str:
         """Return the table as HTML; MathJax reads its mathematics."""
@@ -78,10 +78,11 @@ class Badge:
     """A verdict in a table cell."""
 
     verdict: str
+    remark: str = ""
 
     def __str__(self) -> str:
-        """Return the word."""
-        return self.verdict
+        """Return the word, and the remark."""
+        return f"{self.verdict} {self.remark}".strip()
 
 
 MARKUP = re.compile(r"(?P<dollar>\\\$)|\$(?P<math>[^$]+)\$|\*\*(?P<bold>(?:[^*$]|\$[^$]+\$)+)\*\*")
@@ -89,7 +90,7 @@ MARKUP = re.compile(r"(?P<dollar>\\\$)|\$(?P<math>[^$]+)\$|\*\*(?P<bold>(?:[^*$]
 
 def _inline(cell: Any) -> str:
     if isinstance(cell, Badge):
-        return badge(cell.verdict)
+        return f"{badge(cell.verdict)} {html.escape(cell.remark)}".strip()
 
     def shown(found: re.Match[str]) -> str:
         if found["math"]:
