@@ -5,6 +5,7 @@ from .explanation_robustness import explanation_outcome as explanation_outcome
 from .explanation_robustness import likeness_of_others as likeness_of_others
 from .explanation_study import Budget as Budget
 from .explanation_study import ExplanationStudy as ExplanationStudy
+from .linear_baseline import linear_accuracy as linear_accuracy
 from .malleability import KernelClassifier as KernelClassifier
 from .malleability import Malleability as Malleability
 from .malleability import malleability as malleability
