@@ -87,6 +87,15 @@ def test_corrected_robustness_is_measured_from_the_level_of_other_images(study):
     assert study.values("wide", measure="corrected", noise=True)[1] > corrected
 
 
+def test_a_seed_with_one_image_is_left_out(study):
+    x, y = study.explained[0]
+    tests = {0: (x[:1], y[:1]), 1: study.tests[1], 2: study.tests[2]}
+    options = {"limit": 7, "explain": study.explain, "criteria": study.criteria, "budget": BUDGET}
+    assert ExplanationStudy(study.networks, tests, **options).seeds("wide") == [2]
+    with pytest.raises(ValueError, match="no seed has two"):
+        ExplanationStudy({("wide", 0): study.networks["wide", 0]}, tests, **options)
+
+
 def test_a_seed_without_images_is_named(study):
     with pytest.raises(ValueError, match=r"seeds \[1, 2\]"):
         ExplanationStudy(

@@ -42,8 +42,9 @@ class Budget:
 class ExplanationStudy:
     """Explanations of networks that differ in one setting, attacked on images that all of one seed have right.
 
-    Networks are compared within a seed, and so on the same images; every seed has images of its own. What is measured
-    is kept, so that a figure and a table ask for it once.
+    Networks are compared within a seed, and so on the same images; every seed has images of its own, and one with
+    fewer than two that all of its networks have right is left out, as nothing could be corrected for chance there.
+    What is measured is kept, so that a figure and a table ask for it once.
 
     Args:
         networks: Networks in evaluation mode by `(setting, seed)`.
@@ -94,6 +95,10 @@ class ExplanationStudy:
             of_seed = [network for (_, own), network in self.networks.items() if own == seed]
             chosen = common_correct(of_seed, x, y, limit)
             self.explained[seed] = (x[chosen], y[chosen])
+        few = [seed for seed, (x, _) in self.explained.items() if len(x) < 2]
+        if len(few) == len(seeds):
+            raise ValueError("no seed has two test images that all of its networks have right")
+        self.networks = {key: network for key, network in self.networks.items() if key[1] not in few}
         self._outcomes: dict[tuple, ExplanationOutcome] = {}
         self._traits: dict[tuple, NetworkTraits] = {}
 
