@@ -6,6 +6,7 @@ from .explanation_robustness import explanation_likeness as explanation_likeness
 from .explanation_robustness import explanation_outcome as explanation_outcome
 from .line_fits import LineFits as LineFits
 from .line_fits import fit_lines as fit_lines
+from .linear_baseline import linear_accuracy as linear_accuracy
 from .malleability import KernelClassifier as KernelClassifier
 from .malleability import Malleability as Malleability
 from .malleability import malleability as malleability
