@@ -12,6 +12,9 @@ from .malleability import malleability as malleability
 from .network_curvature import CurvatureTrack as CurvatureTrack
 from .network_curvature import NetworkTraits as NetworkTraits
 from .network_curvature import network_traits as network_traits
+from .regularizers import RegularizerStudy as RegularizerStudy
+from .regularizers import by_arm as by_arm
+from .regularizers import step_seconds as step_seconds
 from .retraining import retrained_influence as retrained_influence
 from .robustness_profiles import Outcomes as Outcomes
 from .robustness_profiles import accuracy_profile as accuracy_profile

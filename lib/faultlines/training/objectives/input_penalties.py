@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.models.recorder import record
+from faultlines.estimators.forward import explicit_attention
 from faultlines.training.objectives.objective import Model, Objective, check_number
 
 
@@ -20,9 +20,9 @@ class InputGradient(Objective):
     r"""Cross-entropy plus `coefficient` times the mean of $\|\nabla_x \ell(x_i, y_i)\|_2^2$.
 
     Double backpropagation (Drucker and LeCun 1992; Ross and Doshi-Velez 2018); about three times the cost of
-    cross-entropy. The forward pass is recorded, which keeps attention in its explicit form: a fused kernel
-    has no second derivative. Batch normalisation in training mode makes a sample's loss depend on the others, and its
-    gradient is then that of the batch's sum.
+    cross-entropy. Attention stays in its explicit form, for a fused kernel has no second derivative. Batch
+    normalisation in training mode makes a sample's loss depend on the others, and its gradient is then that of the
+    batch's sum.
 
     Args:
         coefficient: Non-negative.
@@ -42,7 +42,7 @@ class InputGradient(Objective):
         """Return the sum and its terms `cross_entropy` and `input_gradient`."""
 
         def total(x: Tensor) -> Tensor:
-            with record():
+            with explicit_attention():
                 return F.cross_entropy(model(x), y, reduction="sum")  # a sum, so that samples stay apart
 
         gradient, loss = gradient_and_value(total, x)
@@ -88,7 +88,7 @@ class CurvaturePenalty(Objective):
         """Return the sum and its terms `cross_entropy` and `curvature`."""
 
         def total(x: Tensor) -> Tensor:
-            with record():
+            with explicit_attention():
                 return F.cross_entropy(model(x), y, reduction="sum")
 
         gradient, loss = gradient_and_value(total, x)
