@@ -30,4 +30,3 @@ from .sensitivity import cue_moved as cue_moved
 from .spurious_groups import GroupOutcome as GroupOutcome
 from .spurious_groups import run_methods as run_methods
 from .spurious_groups import with_ood_validation as with_ood_validation
-from .step_cost import step_seconds as step_seconds
