@@ -146,7 +146,7 @@ class MapSteadiness(Objective):
         logits: list[Tensor] = []
 
         def own_class(x: Tensor) -> Tensor:
-            with record():
+            with explicit_attention():
                 logits.append(model(x))
             return logits[-1].gather(1, y[:, None]).sum()
 
