@@ -327,3 +327,42 @@ def test_dtypes(name, dtype, samples):
 def test_compiled(name, samples):
     model = Net()
     assert same(run(name, torch.compile(model, backend="eager"), *samples), run(name, model, *samples))
+
+
+@every
+@pytest.mark.parametrize("given", ["x", "y"])
+def test_numpy_input_gets_one_line_that_names_it(name, given, samples):
+    x, y = samples
+    arrays = {"x": (x.numpy(), y), "y": (x, y.numpy())}[given]
+    with pytest.raises(ValueError, match=rf"^{given} is a numpy.ndarray.*torch.from_numpy"):
+        ATTACKS[name]()(Net(), *arrays)
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n != "embedding"])
+def test_inputs_of_another_precision_are_named(name, samples):
+    x, y = samples
+    with pytest.raises(ValueError, match=r"x has dtype torch.float64, the model's weights torch.float32"):
+        ATTACKS[name]()(Net(), x.double(), y)
+
+
+class Masked(nn.Module):
+    """Attention with a query all of whose keys are closed, and what came out of it made finite."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.out = nn.Linear(6, 6), nn.Linear(36, CLASSES)
+        self.register_buffer("closed", torch.zeros(6, 6).index_fill(0, torch.tensor([2]), -math.inf))
+
+    def forward(self, x):
+        h = self.into(x[:, 0])
+        return self.out(((h @ h.mT + self.closed).softmax(-1).nan_to_num() @ h).flatten(1))
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in BLIND and "explanation" not in n])
+def test_gradients_of_nan_are_refused(name, samples):
+    x, _ = samples
+    model = Masked().eval()
+    y = model(x).argmax(dim=1)
+    with pytest.raises(ValueError, match="not finite"):
+        ATTACKS[name]()(model, x, y)

@@ -23,6 +23,7 @@ from faultlines.estimators import (
     logits_and_maps,
     margin_gradient,
 )
+from faultlines.training import CurvaturePenalty, InputGradient
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 2, 1, 2])
@@ -279,3 +280,79 @@ def test_maps_of_torchvision_are_those_of_captum(family, frozen):
     torch.testing.assert_close(
         found, expected.detach(), rtol=1e-4, atol=1e-5 * max(1e-6, float(expected.max()))
     )
+
+
+@each
+def test_numpy_input_gets_one_line_that_names_it(name):
+    with pytest.raises(ValueError, match=r"^x1? is a numpy.ndarray.*torch.from_numpy"):
+        ESTIMATORS[name](convolutional(), X.numpy())
+
+
+@each
+def test_inputs_of_another_precision_are_named(name):
+    with pytest.raises(ValueError, match=r"x has dtype torch.float64, the model's weights torch.float32"):
+        ESTIMATORS[name](convolutional(), X.double())
+
+
+class MaskedRow(nn.Module):
+    """Attention with a query all of whose keys are closed, and what came out of it made finite."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.relu, self.out = nn.Linear(8, 8), nn.ReLU(), nn.Linear(64, 3)
+        self.register_buffer("closed", torch.zeros(8, 8).index_fill(0, torch.tensor([2]), -torch.inf))
+
+    def forward(self, x):
+        h = self.relu(self.into(x[:, 0]))
+        return self.out(((h @ h.mT + self.closed).softmax(-1).nan_to_num() @ h).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in ESTIMATORS if n not in ("attribute grad_cam", "guided_backprop")]
+)
+def test_a_masked_row_is_warned_of_at_the_callers_line(name):
+    model = MaskedRow().eval()
+    assert model(X).isfinite().all()
+    with pytest.warns(UserWarning, match="the derivative is NaN") as seen:
+        ESTIMATORS[name](model, X)
+    assert any(warning.filename == __file__ for warning in seen)
+
+
+def test_a_parameter_without_an_axis_counts_in_the_kernel():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.weight = nn.Parameter(torch.tensor(3.0)), nn.Parameter(torch.tensor([1.0, 2.0]))
+
+        def forward(self, x):
+            return self.scale * (x @ self.weight)
+
+    x = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    slopes = torch.tensor([[1.0, 3.0, 0.0], [3.0, 3.0, 3.0]])  # in the scale, then in the weights
+    torch.testing.assert_close(empirical_ntk(Scaled(), x), slopes @ slopes.T)
+
+
+@pytest.mark.parametrize("y", [Y + 7, Y - 1])
+def test_labels_without_a_logit_are_named(y):
+    for sharpness in (hessian_top, hessian_trace):
+        with pytest.raises(ValueError, match="y has labels from"):
+            sharpness(convolutional(), X, y)
+
+
+def test_labels_of_any_integer_kind_are_one():
+    model = convolutional()
+    torch.testing.assert_close(hessian_top(model, X, Y.int()).values, hessian_top(model, X, Y).values)
+    with pytest.raises(ValueError, match=r"y has shape \(4, 1\)"):
+        hessian_top(model, X, Y[:, None])
+
+
+@pytest.mark.parametrize(
+    "penalty", [InputGradient(1.0), CurvaturePenalty(1.0), CurvaturePenalty(1.0, step=None)]
+)
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_penalties_on_slopes_train_attention_of_torch(penalty, kind):
+    model = Attentive(kind)
+    loss, _ = penalty(model, X, Y)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

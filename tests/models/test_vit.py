@@ -164,3 +164,31 @@ def test_who_needs_all_tokens_of_the_last_block_gets_them(x, kind):
         seen.append(5)
     assert torch.allclose(model(x), expected, atol=1e-6)
     assert seen == [5]
+
+
+def test_a_shape_says_what_channels_and_size_say():
+    options = {"patch_size": 4, "classes": 3, "dim": 8, "depth": 1, "heads": 2}
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    by_shape = ViT(image_shape=(3, 8, 8), **options)
+    torch.manual_seed(0)
+    by_size = ViT(image_size=8, channels=3, **options)
+    assert torch.equal(by_shape(x), by_size(x))
+    wide = ViT(image_shape=(1, 8, 16), **options)
+    assert wide(torch.rand(2, 1, 8, 16)).shape == (2, 3) and wide.position.shape[1] == 2 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"image_size": 8},
+        {"channels": 3},
+        {"image_shape": (3, 8, 8), "channels": 3},
+        {"image_shape": (3, 8)},
+        {"image_shape": (3, 8, 10)},
+    ],
+)
+def test_a_shape_and_its_parts_do_not_mix(given):
+    with pytest.raises(ValueError, match="image_shape"):
+        ViT(patch_size=4, classes=3, dim=8, depth=1, heads=2, **given)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from faultlines.data.spurious import spurious_benchmark
 from faultlines.models import SmallCNN
@@ -15,6 +16,7 @@ from faultlines.training import (
     CrossEntropy,
     GroupDRO,
     GroupHistory,
+    MaskOracle,
     Mixup,
     fit,
     fit_groups,
@@ -253,3 +255,45 @@ def test_callbacks_see_every_epoch_in_evaluation_mode(data):
     )
     assert [kind[:2] for kind in seen] == [(False, False)] * 3
     assert torch.equal(seen[-1][2], weights(found.model)) and not torch.equal(seen[0][2], seen[-1][2])
+
+
+def loader_of(split, batch_size=8, masks=True, **options):
+    parts = [split.x, split.y, split.c, *([split.mask] if masks else [])]
+    return DataLoader(TensorDataset(*parts), batch_size=batch_size, **options)
+
+
+class InOrder(torch.utils.data.Sampler):
+    """The order that tensors are read in under a seed."""
+
+    def __init__(self, n, seed):
+        self.n, self.order = n, torch.Generator().manual_seed(seed)
+
+    def __iter__(self):
+        return iter(torch.randperm(self.n, generator=self.order).tolist())
+
+    def __len__(self):
+        return self.n
+
+
+@pytest.mark.parametrize("objective", [ERM(), EX2L(warmup=0.1, ramp=0.1), GroupDRO(), Mixup()])
+def test_a_loader_in_the_order_of_the_tensors_is_the_tensors(data, objective):
+    expected = train(data, objective=objective, seed=3)
+    loader = loader_of(data.train, sampler=InOrder(len(data.train.y), 3))
+    found = fit_groups(make, loader, epochs=3, objective=objective, seed=3)
+    assert found.history.loss == expected.history.loss
+    assert torch.equal(weights(found.model), weights(expected.model))
+
+
+def test_what_a_loader_holds_is_left_alone(data):
+    before = data.train.x.clone()
+    fit_groups(make, loader_of(data.train, masks=False), epochs=1, objective=EX2L())
+    assert torch.equal(data.train.x, before)
+
+
+def test_what_a_loader_cannot_do_is_named(data):
+    with pytest.raises(ValueError, match="JTT looks at all training images at once"):
+        fit_groups(make, loader_of(data.train), epochs=1, objective=JTT())
+    with pytest.raises(ValueError, match="MaskOracle needs data with foreground masks"):
+        fit_groups(make, loader_of(data.train, masks=False), epochs=1, objective=MaskOracle())
+    with pytest.raises(ValueError, match=r"must yield \(x, y, c\)"):
+        fit_groups(make, DataLoader(TensorDataset(data.train.x, data.train.y), batch_size=4), epochs=1)

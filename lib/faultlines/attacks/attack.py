@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from faultlines.attacks.norms import L2, Linf, Norm, as_norm
-from faultlines.models.inference import frozen, logits_of, unsteady_layers
+from faultlines.models.inference import frozen, logits_of, one_precision, unsteady_layers
+from faultlines.models.pixel_normalization import check_tensor
 
 Model = Callable[..., Any]
 """Maps images to logits, in one of the forms that `faultlines.models.logits_of` takes."""
@@ -63,8 +64,8 @@ class Attack(Generic[Found]):
 
         Raises:
             ValueError: If samples, labels or logits are not as stated; if the model answers NaN or infinity at any
-                point visited, which is neither right nor wrong; or if an attack by gradients meets a model
-                without one.
+                point visited, which is neither right nor wrong, or has gradients of NaN there; or if an attack by
+                gradients meets a model without one.
 
         Warns:
             UserWarning: If the model answers one sample in several ways (train mode, dropout), or if gradients are
@@ -161,7 +162,8 @@ class Victim:
             return self.take(self.model(self._lent(z)))
         self._seen = True
         state = _random_state(z)
-        output = logits_of(self.model(self._lent(z)))
+        with one_precision(self.model, z):
+            output = logits_of(self.model(self._lent(z)))
         if not torch.equal(state, _random_state(z)):
             self.unsteady = "draws random numbers (dropout as a function, say)"
         elif _moved(self.model):
@@ -192,7 +194,14 @@ class Victim:
                 raise ValueError(f"{what} that are not finite near the samples: neither right nor wrong")
 
     def note_slope(self, gradient: Tensor, done: Tensor) -> None:
-        """Remember at the first gradients how many of the samples that are not `done` have none."""
+        """Take account of the gradients of the samples that are not `done`.
+
+        How many have none, of the first gradients; whether any is no number, of all: an attack that takes its sign
+        would stand still without a word.
+        """
+        what = "the model has gradients"
+        broken = (gradient.flatten(1).isnan().any(dim=1) & ~done).any()
+        self._broken[what] = self._broken[what] | broken if what in self._broken else broken
         if self._slopes is None:
             flat = ~gradient.flatten(1).any(dim=1)
             self._slopes = (flat & ~done).sum(), (~done).sum()
@@ -292,6 +301,8 @@ def check_batch(x: Tensor, y: Tensor) -> None:
     Raises:
         ValueError: If `x` is no floating-point batch in [0, 1], or `y` no integer label for each sample.
     """
+    check_tensor(x, "x")
+    check_tensor(y, "y")
     if not x.is_floating_point() or x.ndim < 2:
         raise ValueError(
             f"x has dtype {x.dtype} and shape {tuple(x.shape)}; it must be floating [batch, ...]"

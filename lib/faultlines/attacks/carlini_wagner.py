@@ -127,6 +127,7 @@ class CarliniWagnerL2(Attack[AttackResult]):
             gradient = gradient_of(loss, w)
             near.gradients[active] += 1
             fooled = self._fooled(lead.detach())
+            victim.note_slope(gradient, fooled)
             found[active] |= fooled
             near.visit(active, z.to(x.dtype), lead, fooled)
             loss, w = loss.detach(), w.detach()

@@ -132,7 +132,7 @@ def ascend(
         restarts: Walks from different starts; the worst point of all is kept.
         generator: Source of random starts; None starts at the clean point.
         early_stop: Whether to leave a sample alone once its goal is reached.
-        note: Called at the first step of each walk with the gradients and whether the goal is reached there.
+        note: Called at every step with the gradients and whether the goal is reached there.
 
     Returns:
         The worst points.
@@ -186,7 +186,7 @@ def _walk(
             return
         gradient = gradient_of(loss, z)
         worst.gradients[active] += 1  # of those dropped below too: the batch went back as a whole
-        if step == 0 and note is not None:
+        if note is not None:
             note(gradient, reached)
         if early_stop and reached.any():
             keep = (~reached).nonzero().squeeze(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from faultlines.estimators.softmax import softmax_jacobian_bound, softmax_jacobian_trace
 from faultlines.estimators.spectral import spectral_norm
+from faultlines.models.pixel_normalization import check_tensor
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def row_shares(maps: Float[Tensor, "batch head query key"]) -> RowShares:
         >>> found.mass, found.relative
         (tensor([0.4000, 0.5000, 0.0000]), tensor([1., 0., 1.]))
     """
+    check_tensor(maps, "maps")
     if maps.ndim < 1 or maps.shape[-1] < 1 or not maps.is_floating_point():
         raise ValueError(
             f"maps has shape {tuple(maps.shape)} and dtype {maps.dtype}; floating [..., key] is needed"
@@ -182,6 +184,7 @@ def softmax_facts(scores: Float[Tensor, "*batch n"]) -> SoftmaxFacts:
         >>> round(found.deficit.item(), 4), found.deficit_bound.item()
         (0.2662, 0.5)
     """
+    check_tensor(scores, "scores")
     if not scores.is_floating_point() or scores.ndim < 1 or scores.shape[-1] < 1:
         raise ValueError(
             f"scores has shape {tuple(scores.shape)} and dtype {scores.dtype}; floating [..., key] is needed"

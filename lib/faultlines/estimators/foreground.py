@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.models.pixel_normalization import check_tensor
 from faultlines.models.recorder import record
 
 Maps = Float[Tensor, "n rows columns"]
@@ -106,6 +107,7 @@ def _cells(mask: Tensor, maps: Tensor) -> Float[Tensor, "n rows columns"]:
 
 
 def _check(maps: Tensor, mask: Tensor | None = None) -> None:
+    check_tensor(maps, "maps")
     if maps.ndim != 3 or not maps.is_floating_point() or 0 in maps.shape:
         raise ValueError(
             f"maps has shape {tuple(maps.shape)} and dtype {maps.dtype}; [n, rows, columns] and floating point"
@@ -114,6 +116,7 @@ def _check(maps: Tensor, mask: Tensor | None = None) -> None:
         raise ValueError("maps holds values that are negative or not finite; take the positive part first")
     if mask is None:
         return
+    check_tensor(mask, "mask")
     if mask.dtype != torch.bool or mask.ndim != 3 or len(mask) != len(maps):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; bool and [{len(maps)}, height, width]"

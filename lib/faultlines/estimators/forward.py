@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
+from inspect import signature
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from faultlines.models.inference import logits_of, unsteady_layers
+from faultlines.models.inference import logits_of, one_precision, unsteady_layers
+from faultlines.models.pixel_normalization import check_tensor
 from faultlines.models.recorder import record
 
 P = ParamSpec("P")
@@ -31,6 +38,17 @@ def check_steady(model: Callable[..., Any]) -> None:
         )
 
 
+def check_floating(x: Tensor) -> None:
+    """Refuse what no derivative is taken in.
+
+    Raises:
+        ValueError: If `x` is no floating-point batch.
+    """
+    check_tensor(x, "x")
+    if not x.is_floating_point() or x.ndim < 1:
+        raise ValueError(f"x has dtype {x.dtype} and shape {tuple(x.shape)}; floating [batch, ...] is needed")
+
+
 def outputs(model: Callable[..., Any], x: Tensor) -> Tensor:
     """Return what a model answers, its logits where it returns more than a tensor (`logits_of`).
 
@@ -38,7 +56,8 @@ def outputs(model: Callable[..., Any], x: Tensor) -> Tensor:
         ValueError: If there are no logits in it, or the model drew random numbers (dropout as a function, say).
     """
     before = _random_state(x)
-    found = model(x)
+    with one_precision(model, x):
+        found = model(x)
     if any(not torch.equal(old, new) for old, new in zip(before, _random_state(x), strict=True)):
         raise ValueError(
             "model draws random numbers in its forward pass, so that its answer to a sample changes with the call; "
@@ -94,21 +113,52 @@ def derivatives(create_graph: bool, *given: Any) -> Iterator[list[Any]]:
 def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function that differentiates be called under `torch.inference_mode()`, as under `torch.no_grad()`.
 
+    Raises:
+        ValueError: If an argument is a numpy array; the message names it.
+
     Example:
         >>> slope = in_any_mode(lambda x: torch.func.grad(torch.sum)(x))
         >>> with torch.inference_mode():
         ...     slope(torch.zeros(2))
         tensor([1., 1.])
     """
+    names = list(signature(function).parameters)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, given in (*zip(names, args, strict=False), *kwargs.items()):
+            if isinstance(given, np.ndarray):
+                check_tensor(given, name)
         with _outside_inference():
             positional: Any = map(_usable, args)
             named: Any = {name: _usable(a) for name, a in kwargs.items()}
             return cast(Any, function)(*positional, **named)
 
     return run
+
+
+def warn_of_nan(derivative: Tensor) -> None:
+    """Warn that a derivative is no number, which a model may have where its answer is one.
+
+    Args:
+        derivative: Of one sample a row.
+    """
+    flat = derivative.detach().flatten(1) if derivative.ndim > 1 else derivative.detach()[:, None]
+    if broken := int(flat.isnan().any(dim=1).sum()):
+        warnings.warn(
+            f"the derivative is NaN in {broken} of {len(flat)} rows, where the model's answer may be finite: a row of "
+            "attention all of whose keys are masked does that, and a root or a norm at 0",
+            stacklevel=_users_line(),
+        )
+
+
+def _users_line() -> int:
+    """Return the `stacklevel` of the first caller that is not in this package or in torch."""
+    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), contextlib.__file__)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _outside_inference() -> Any:

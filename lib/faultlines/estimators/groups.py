@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from faultlines.models.pixel_normalization import check_tensor
+
 Measure = Literal["average", "worst"]  # accuracies that a model can be judged by
 
 
@@ -122,6 +124,7 @@ def group_accuracy(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} is not in (0, 1)")
     for name, labels in (("prediction", prediction), ("y", y), ("c", c)):
+        check_tensor(labels, name)
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
             raise ValueError(
                 f"{name} has shape {tuple(labels.shape)} and dtype {labels.dtype}; [n] and integers"

@@ -20,6 +20,7 @@ from faultlines.estimators.similarity.correlation import (
     topk_intersection,
     where_defined,
 )
+from faultlines.models.pixel_normalization import check_tensor
 
 Influence = Float[Tensor, "n t"]
 
@@ -133,6 +134,8 @@ def curated(n: int, index: Int64[Tensor, " s"]) -> Int64[Tensor, " r"]:
 
 
 def _check(before: Tensor, after: Tensor, share: float) -> int:
+    check_tensor(before, "before")
+    check_tensor(after, "after")
     if before.ndim != 2 or before.shape != after.shape:
         raise ValueError(
             f"before and after have shapes {tuple(before.shape)} and {tuple(after.shape)}; "

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.estimators.forward import check_steady, in_any_mode, outputs
+from faultlines.estimators.forward import check_floating, check_steady, in_any_mode, outputs, warn_of_nan
+from faultlines.models.pixel_normalization import check_tensor
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,28 @@ def margin_gradient(
         (2.0, 5.0, 0.4)
     """
     check_steady(model)
+    check_floating(x)
+    check_tensor(y, "y")
     x = x.detach().requires_grad_()
     logits = outputs(model, x)
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(f"model returned shape {tuple(logits.shape)}; [{len(x)}, classes >= 2] is needed")
-    if y.shape != (len(x),) or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]):
+    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if (
+        not whole
+        or y.shape != (len(x),)
+        or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1])
+    ):
         raise ValueError(
-            f"y has shape {tuple(y.shape)}; one class of 0 to {logits.shape[1] - 1} a sample is needed"
+            f"y has shape {tuple(y.shape)} and dtype {y.dtype}; one class of 0 to {logits.shape[1] - 1} a sample is "
+            "needed"
         )
+    y = y.long()
     own = logits.gather(1, y[:, None]).squeeze(1)
     other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
     margin = own - other
     (gradient,) = torch.autograd.grad(margin.sum(), x)
+    warn_of_nan(gradient)
     flat = gradient.flatten(1)
     return MarginGradient(margin.detach(), flat.norm(dim=1), flat.abs().sum(dim=1))
 

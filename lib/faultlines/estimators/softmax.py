@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.estimators.secular import GapAboveSecond, leading_pair, mass_outside
+from faultlines.models.pixel_normalization import check_tensor
 
 
 def softmax_jacobian_norm(p: Float[Tensor, "*batch n"], *, check: bool = True) -> Float[Tensor, "*batch"]:
@@ -121,6 +122,7 @@ def softmax_jacobian_lower(p: Float[Tensor, "*batch n"], *, check: bool = True) 
 
 
 def _check_distribution(p: Tensor, *, values: bool) -> None:
+    check_tensor(p, "p")
     if not p.is_floating_point():
         raise ValueError(f"p has dtype {p.dtype}; a floating dtype is needed")
     if p.ndim < 1 or p.shape[-1] < 1:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.models.linearized import check_rows
+from faultlines.models.pixel_normalization import check_tensor
 
 
 def spectral_norm(m: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
@@ -34,6 +35,7 @@ def spectral_norm(m: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*ba
         >>> spectral_norm(torch.tensor([[3.0, 0.0], [0.0, -4.0], [0.0, 0.0]], dtype=torch.float64))
         tensor(4., dtype=torch.float64)
     """
+    check_tensor(m, "m")
     if m.ndim < 2 or 0 in m.shape[-2:] or not m.is_floating_point():
         raise ValueError(
             f"m has shape {tuple(m.shape)} and dtype {m.dtype}; floating [..., rows, columns] is needed"

@@ -100,6 +100,29 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
             place[name] = buffer
 
 
+@contextmanager
+def one_precision(model: Callable[..., Any], x: Tensor) -> Iterator[None]:
+    """Say in one line that inputs have another precision than the weights, where torch ends in a layer's own words.
+
+    Args:
+        model: What is run inside the block.
+        x: Its inputs.
+
+    Raises:
+        ValueError: If torch refuses them and their precision is that of no parameter.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        weights = model.parameters() if isinstance(model, nn.Module) else ()
+        kinds = sorted({str(weight.dtype) for weight in weights if weight.is_floating_point()})
+        if not kinds or str(x.dtype) in kinds:
+            raise
+        raise ValueError(
+            f"x has dtype {x.dtype}, the model's weights {', '.join(kinds)}; x.to({kinds[0]}) makes them one"
+        ) from error
+
+
 def unsteady_layers(model: Callable[..., Any]) -> list[str]:
     """Return the kinds of layers by which a model answers a sample otherwise at another call or in another batch.
 

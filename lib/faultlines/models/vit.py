@@ -30,9 +30,10 @@ class ViT(nn.Module):
 
     Args:
         image_size: Height and width in pixels.
-        patch_size: Side of a patch; must divide `image_size`.
+        patch_size: Side of a patch; must divide height and width.
         channels: Image channels.
         classes: Number of logits.
+        image_shape: `(channels, height, width)`, in place of `channels` and `image_size`, as `MLP` and `CNN` take it.
         dim: Width of a token.
         depth: Number of blocks.
         heads: Attention heads a block; must divide `dim`.
@@ -68,10 +69,11 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | None = None,
         patch_size: int,
-        channels: int,
+        channels: int | None = None,
         classes: int,
+        image_shape: tuple[int, int, int] | None = None,
         dim: int = 32,
         depth: int = 2,
         heads: int = 4,
@@ -86,17 +88,23 @@ class ViT(nn.Module):
         fused: Fused = "auto",
     ) -> None:
         super().__init__()
+        channels, height, width = _shape(image_shape, channels, image_size)
         for name, size in {"channels": channels, "classes": classes, "dim": dim, "depth": depth}.items():
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")
-        if patch_size < 1 or image_size % patch_size:
-            raise ValueError(f"patch_size={patch_size} must be a positive divisor of image_size={image_size}")
+        if patch_size < 1 or min(height, width) < 1 or height % patch_size or width % patch_size:
+            size = (
+                f"image_size={height}"
+                if image_shape is None
+                else f"height and width of image_shape={image_shape}"
+            )
+            raise ValueError(f"patch_size={patch_size} must be a positive divisor of {size}")
         check_mechanism(attention)
         if pool not in ("cls", "mean"):
             raise ValueError(f"pool={pool!r} is not one of 'cls', 'mean'")
         self.pool = pool
-        self.image_shape = (channels, image_size, image_size)
-        tokens = (image_size // patch_size) ** 2 + (pool == "cls")
+        self.image_shape = (channels, height, width)
+        tokens = (height // patch_size) * (width // patch_size) + (pool == "cls")
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, pixel_statistic(name, value, channels))
         self.patch = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -133,6 +141,21 @@ class ViT(nn.Module):
             x = self.blocks(x)
         x = self.norm(x)
         return self.head(x[:, 0] if self.pool == "cls" else x.mean(dim=1))
+
+
+def _shape(
+    shape: tuple[int, int, int] | None, channels: int | None, size: int | None
+) -> tuple[int, int, int]:
+    if (shape is None) == (channels is None and size is None) or (shape is None and None in (channels, size)):
+        raise ValueError(
+            f"image_shape={shape}, channels={channels}, image_size={size}: give image_shape, or the other two"
+        )
+    if shape is None:
+        assert channels is not None and size is not None
+        shape = (channels, size, size)
+    if len(shape) != 3:
+        raise ValueError(f"image_shape={shape!r} must be (channels, height, width)")
+    return shape
 
 
 def _need_all_tokens(blocks: BlockStack) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +64,7 @@ def begin() -> None:
     """Begin a notebook: from here on the kernel notes which cells run, and what they show.
 
     Stands in the first cell. (The kernel's own history is no help: `pytest --nbval` runs cells without keeping one.)
-    Outside a notebook's kernel it does nothing.
+    Outside a notebook's kernel it does nothing. Warnings are shown without the path of the file that they blame.
     """
     from IPython.core.getipython import get_ipython
 
@@ -74,7 +75,13 @@ def begin() -> None:
     if _session is not None:
         _session.close()
     prose.forget()
+    warnings.formatwarning = _without_path
     _session = _Session(shell)
+
+
+def _without_path(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    # the place of a file is the machine's, and would stand in every published page
+    return f"{category.__name__}: {message}\n"
 
 
 def check_parameters() -> None:

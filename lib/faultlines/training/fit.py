@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from faultlines.models.pixel_normalization import check_tensor
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches, LoaderBatches
 from faultlines.training.checkpoint import Checkpoint
@@ -198,7 +199,7 @@ def training_loss(model: nn.Module, x: Float[Tensor, "n ..."], y: Int[Tensor, " 
         >>> round(training_loss(nn.Identity(), torch.zeros(3, 10), torch.tensor([1, 5, 9])), 4)  # log 10
         2.3026
     """
-    return _mean_loss(model, _split(x, y))
+    return _mean_loss(model, _split(check_tensor(x, "x"), check_tensor(y, "y")))
 
 
 @torch.no_grad()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.device import choose_device
-from faultlines.training.group_batches import GroupBatches, GroupData, as_batch
+from faultlines.training.group_batches import GroupBatches, GroupData, GroupLoaderBatches, as_batch
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
 from faultlines.training.objectives.group_objective import (
@@ -124,7 +125,7 @@ class GroupFit:
 
 def fit_groups(
     make_model: MakeModel,
-    train: GroupData,
+    train: GroupData | DataLoader[Any],
     *,
     epochs: int,
     objective: GroupObjective | None = None,
@@ -152,7 +153,9 @@ def fit_groups(
     Args:
         make_model: From a number of outputs to a fresh network.
         train: Training images; confounders may have any numbers, and a domain is their `environment`, where
-            they have one, else the confounder.
+            they have one, else the confounder. Or a DataLoader of `(x, y, c)` or `(x, y, c, mask)`, whose order and
+            batch size are its own: its labels are read once at the start, its images as training goes. It gets no
+            checkpoint but the one that `checkpoint` names; `JTT`, which looks at all images at once, takes none.
         epochs: Passes over them.
         objective: By default `ERM()`.
         seed: Seed of everything.
@@ -198,8 +201,14 @@ def fit_groups(
         select = Selection(*select)
         select.check(validation)
     device = choose_device(device)
-    data, groups = as_batch(train, device)
-    if batch_size > len(data.y):
+    if isinstance(train, DataLoader):
+        batches: GroupBatches = (read := GroupLoaderBatches(train, device=device, seed=seed, flip=flip))
+        data, groups = read.data, read.groups
+        settings = replace(settings, batch_size=read.batch_size)
+    else:
+        data, groups = as_batch(train, device)
+        batches = GroupBatches(data, batch_size=batch_size, seed=seed, flip=flip)
+    if settings.batch_size > len(data.y):
         raise ValueError(f"batch_size={batch_size} exceeds the number of samples, {len(data.y)}")
     classes, confounders = int(data.y.max()) + 1, int(data.c.max()) + 1
 
@@ -216,7 +225,6 @@ def fit_groups(
         device
     )
     both = nn.ModuleDict({"model": model, "loss": loss_of})
-    batches = GroupBatches(data, batch_size=batch_size, seed=seed, flip=flip)
     state = State(model, GroupHistory(), loss_of, 0, epochs * len(batches))
     training = GroupTraining(
         both, batches, settings, build_optimizer(both, settings), state, seed=seed, device=device
@@ -224,12 +232,16 @@ def fit_groups(
     training.name, training.validation, training.select = repr(objective), validation, select
     keep = None
     # a callback may keep a record of its own, which a checkpoint does not hold
-    if checkpoint is not None or (checkpoints.wanted() and not callbacks):
+    if checkpoint is not None or (
+        checkpoints.wanted() and not callbacks and not isinstance(train, DataLoader)
+    ):
         labels = torch.stack([data.y, data.c])
         run = checkpoints.identity(
             both, (data.x, labels), settings, objective, seed=seed, flip=flip, select=select,
             validation=sorted(validation),
         )  # fmt: skip
+        if isinstance(train, DataLoader):
+            run["data"] += f" {len(batches)} batches of {type(train.dataset).__name__}"
         if checkpoint is None:
             checkpoint = training.automatic(run)
         keep = Checkpoint(Path(checkpoint), run)

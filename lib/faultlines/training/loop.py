@@ -172,6 +172,9 @@ class Training(ABC, Generic[H]):
                 self._resume(checkpoint)
             self._train(callbacks, progress, checkpoint)
         self.model.eval()
+        if not all(bool(weights.isfinite().all()) for weights in self.model.parameters()):
+            # a loss may be finite where its gradient is not, and no later loss tells of the last step
+            raise FloatingPointError(f"the weights are not finite after training under {self.describe()}")
 
     def _train(
         self, callbacks: Sequence[Callback], progress: bool | None, checkpoint: Checkpoint | None

@@ -20,7 +20,7 @@ from faultlines.estimators.attribution.gradients import (
     refuse_fused,
     target_logit,
 )
-from faultlines.estimators.forward import check_steady, derivatives, outputs
+from faultlines.estimators.forward import check_steady, derivatives, outputs, warn_of_nan
 from faultlines.models.inference import frozen
 from faultlines.models.recorder import record
 
@@ -153,6 +153,8 @@ def gradient_rollout(
             allow_unused=True,
             materialize_grads=True,
         )
+        if not create_graph:
+            warn_of_nan(torch.stack([slope.flatten(1).sum(dim=1) for slope in slopes], dim=1))
         eye = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
         relevance = eye
         for layer, slope in zip(maps, slopes, strict=True):

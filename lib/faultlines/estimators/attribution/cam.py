@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from faultlines.estimators.attribution.gradients import Images, Target, check_images, check_target
-from faultlines.estimators.forward import derivatives, original
-from faultlines.models.inference import frozen, logits_of
+from faultlines.estimators.forward import derivatives, original, warn_of_nan
+from faultlines.models.inference import frozen, logits_of, one_precision
 
 Normalization = Literal["none", "minmax", "l1", "l2"]
 
@@ -102,7 +102,8 @@ def grad_cam(
         target = check_target(target, x)
         model = original(model)
         if layer is None and not pools_linearly(model):
-            layer = last_convolution(model, x)
+            with one_precision(model, x):
+                layer = last_convolution(model, x)
         options: dict[str, Any] = {"layer": layer, "relu": relu, "center": center, "normalize": normalize}
         if not create_graph:
             x = x.detach()
@@ -266,6 +267,8 @@ def cam_of_graph(
         )
     if slope is None:
         raise ValueError("the logits do not depend on the layer, so that it has no Grad-CAM map")
+    if not create_graph:
+        warn_of_nan(slope)
     return _combine(features, slope.mean(dim=(2, 3)))
 
 

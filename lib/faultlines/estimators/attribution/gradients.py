@@ -12,8 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from faultlines.estimators.forward import check_steady, derivatives, original, outputs
+from faultlines.estimators.forward import check_steady, derivatives, original, outputs, warn_of_nan
 from faultlines.models.inference import frozen, logits_of
+from faultlines.models.pixel_normalization import check_tensor
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Model = Callable[..., Any]
@@ -31,6 +32,7 @@ def check_images(x: Tensor) -> None:
     Raises:
         ValueError: If `x` is no floating-point `[batch, channel, height, width]` with at least one pixel.
     """
+    check_tensor(x, "x")
     if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and dtype {x.dtype}; floating [batch, channel, height, width] with "
@@ -148,6 +150,8 @@ def logit_gradient(
         (found,) = torch.autograd.grad(
             logits.sum(), points, create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
+        if not create_graph:
+            warn_of_nan(found)
         return found + 0 * points if create_graph else found
 
 

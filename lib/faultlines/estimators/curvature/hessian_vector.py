@@ -10,7 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.estimators.forward import check_steady, explicit_attention, in_any_mode, original, outputs
+from faultlines.estimators.forward import (
+    check_steady,
+    explicit_attention,
+    in_any_mode,
+    original,
+    outputs,
+    warn_of_nan,
+)
+from faultlines.models.pixel_normalization import check_tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,7 +60,7 @@ class HessianProduct:
         parameters: Sequence[Tensor] | None = None,
         chunk_size: int | None = None,
     ) -> None:
-        _check(model, x, y, chunk_size)
+        y = _check(model, x, y, chunk_size, loss)
         model = original(model)
         given = model.parameters() if parameters is None else parameters
         self.parameters = [p for p in given if p.requires_grad]
@@ -83,6 +91,7 @@ class HessianProduct:
                 outputs, self.parameters, weights, retain_graph=self._kept is not None, materialize_grads=True
             )
             total += share * torch.cat([p.flatten() for p in products])
+        warn_of_nan(total)
         return total
 
     def _gradients(self) -> Iterator[tuple[float, Sequence[Tensor]]]:
@@ -93,13 +102,22 @@ class HessianProduct:
                 continue
             with torch.enable_grad():
                 with explicit_attention():
-                    value = self.loss(outputs(self.model, xb), yb)
+                    value = self._loss(outputs(self.model, xb), yb)
                 if value.ndim:
                     raise ValueError(f"loss returned shape {tuple(value.shape)}; a scalar is needed")
                 gradients = torch.autograd.grad(
                     value, self.parameters, create_graph=True, materialize_grads=True
                 )
             yield share, gradients
+
+    def _loss(self, z: Tensor, y: Tensor) -> Tensor:
+        try:
+            return self.loss(z, y)
+        except IndexError as error:  # cross-entropy's
+            raise ValueError(
+                f"y has labels from {int(y.min())} to {int(y.max())}; the model's outputs of shape {tuple(z.shape)} do "
+                f"not have them: {error}"
+            ) from error
 
     def _split_loss(self) -> list[float]:
         r"""Return $s_p$ with $L = \sum_p s_p L_p$ over the pieces: shares of samples, of class weights, ones for a sum.
@@ -145,9 +163,19 @@ class HessianProduct:
             return torch.autograd.grad(self.loss(leaf, y).sum(), leaf)[0]
 
 
-def _check(model: nn.Module, x: Tensor, y: Tensor, chunk_size: int | None) -> None:
+def _check(model: nn.Module, x: Tensor, y: Tensor, chunk_size: int | None, loss: Loss) -> Tensor:
+    """Return the targets; classes as cross-entropy takes them."""
+    check_tensor(x, "x")
+    check_tensor(y, "y")
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x has {len(x)} samples and y {len(y)}; they must be equal and not 0")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1, or None")
     check_steady(model)
+    if loss is not F.cross_entropy or y.ndim > 1 or y.is_floating_point():
+        if loss is F.cross_entropy and not (y.ndim > 1 and y.is_floating_point()):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} and dtype {y.dtype}; cross-entropy takes integers of shape ({len(x)},)"
+            )
+        return y
+    return y.long()

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.estimators.curvature.krylov import lanczos, lengths
-from faultlines.estimators.forward import check_steady, explicit_attention, in_any_mode, outputs
+from faultlines.estimators.forward import check_steady, explicit_attention, in_any_mode, outputs, warn_of_nan
+from faultlines.models.pixel_normalization import check_tensor
 
 
 def check_inputs(x: Tensor, y: Tensor) -> None:
@@ -24,6 +25,8 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
     Raises:
         ValueError: If it is empty, not `[batch, ...]`, not float32 or float64, or not as long as `y`.
     """
+    check_tensor(x, "x")
+    check_tensor(y, "y")
     if x.ndim < 2 or 0 in x.shape or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"x has shape {tuple(x.shape)} and dtype {x.dtype}; float32 or float64 [batch, ...] with at least one "
@@ -155,6 +158,7 @@ def input_hessian(
         check_targets(logits, x, y)
         total = logits.gather(1, y[:, None]).sum()
         gradient = _derivative(total, leaf, create_graph=True)
+    warn_of_nan(gradient)
 
     @in_any_mode
     def product(v: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.estimators.ntk.ridge import KernelRidge, ridge_factor
+from faultlines.models.pixel_normalization import check_tensor
 
 
 def loo_influence(
@@ -125,6 +126,8 @@ def _outer(weights: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _check_shapes(kernel: Tensor, test_kernel: Tensor, targets: Tensor) -> None:
+    for name, given in {"kernel": kernel, "test_kernel": test_kernel, "targets": targets}.items():
+        check_tensor(given, name)
     n = len(kernel)
     if test_kernel.ndim != 2 or test_kernel.shape[1] != n:
         raise ValueError(

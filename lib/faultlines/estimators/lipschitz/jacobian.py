@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faultlines.estimators.curvature.krylov import lengths, normalise, orthogonalise
-from faultlines.estimators.forward import check_steady, in_any_mode, outputs
+from faultlines.estimators.forward import check_floating, check_steady, in_any_mode, outputs, warn_of_nan
 from faultlines.estimators.spectral import spectral_norm
 
 MIN_STEPS = 12  # before, two large values that lie close look like one, and the gap says nothing
@@ -187,6 +187,7 @@ def _bidiagonalise(
             _, sigma, y = torch.linalg.svd(b[:, : k + 1, : k + 2], full_matrices=False)
             if last or bool((error <= tol * sigma[:, 0]).all()):
                 break
+    warn_of_nan(torch.where(broken, torch.nan, scale))
     direction = torch.einsum("bk,bkn->bn", y[:, 0], right)
     norm, error = (torch.where(broken, torch.nan, value) for value in (sigma[:, 0], error))
     return LeadingSingular(norm, direction.reshape(shape), error, k + 1)
@@ -229,6 +230,7 @@ def logit_jacobian_norm(
         True
     """
     check_steady(model)
+    check_floating(x)
     with sdpa_kernel(SDPBackend.MATH):
         logits, pullback, *_ = torch.func.vjp(lambda z: outputs(model, z), x.detach())
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 1:
@@ -238,4 +240,5 @@ def logit_jacobian_norm(
     classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
     unit = classes[:, None].expand(-1, len(x), -1)
     (rows,) = torch.func.vmap(pullback)(unit)  # [class, batch, ...]
+    warn_of_nan(rows.transpose(0, 1))
     return spectral_norm(rows.flatten(2).transpose(0, 1)).detach()

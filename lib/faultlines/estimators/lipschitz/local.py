@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from faultlines.estimators.forward import check_steady, in_any_mode, original, outputs
+from faultlines.estimators.forward import check_steady, in_any_mode, original, outputs, warn_of_nan
 from faultlines.models.recorder import record
 
 
@@ -113,6 +113,7 @@ def local_lipschitz(
             value = ratio(xi)
             logarithm = value.clamp_min(torch.finfo(x.dtype).tiny).log().sum()
         (gradient,) = torch.autograd.grad(logarithm, xi)
+        warn_of_nan(gradient)
         with torch.no_grad():
             best, where = _keep_better(best, where, value, xi)
             stride = 0.25 * radius * (1 - step / ascent_steps)

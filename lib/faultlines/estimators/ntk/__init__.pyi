@@ -2,7 +2,6 @@ from .empirical import empirical_ntk as empirical_ntk
 from .ridge import KernelRidge as KernelRidge
 from .ridge import centred_one_hot as centred_one_hot
 from .ridge import component_target as component_target
-from .ridge import effective_dimension as effective_dimension
 from .ridge import kernel_alignment as kernel_alignment
 from .ridge import match_ridge as match_ridge
 from .ridge import signed_targets as signed_targets

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from faultlines.estimators.forward import check_steady, in_any_mode, original
-from faultlines.models.inference import logits_of
+from faultlines.estimators.forward import check_steady, in_any_mode, original, warn_of_nan
+from faultlines.models.inference import logits_of, one_precision
 
 
 @in_any_mode
@@ -56,9 +56,15 @@ def empirical_ntk(
         return logits_of(functional_call(model, (free, fixed), (sample[None],))).reshape(-1)
 
     jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)
-    j1 = jacobian(free, x1)
-    j2 = j1 if x2 is None else jacobian(free, x2)
+    with one_precision(model, x1):
+        j1 = jacobian(free, x1)
+        j2 = j1 if x2 is None else jacobian(free, x2)
     spec = "nkp,tkp->nt" if trace else "nkp,tlp->ntkl"
-    parts = [torch.einsum(spec, j1[name].flatten(2), j2[name].flatten(2)) for name in names]
+    parts = [torch.einsum(spec, _flat(j1[name]), _flat(j2[name])) for name in names]
     kernel = sum(parts[1:], parts[0])
+    warn_of_nan(kernel)
     return kernel / j1[names[0]].shape[1] if trace else kernel
+
+
+def _flat(jacobian: Float[Tensor, "n k *shape"]) -> Float[Tensor, "n k p"]:
+    return jacobian.reshape(*jacobian.shape[:2], -1)  # a parameter may be one number, without an axis

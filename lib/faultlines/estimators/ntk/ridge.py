@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.models.pixel_normalization import check_tensor
+
 
 def check_kernel(kernel: Tensor, name: str = "kernel") -> None:
     """Check a kernel matrix.
@@ -13,6 +15,7 @@ def check_kernel(kernel: Tensor, name: str = "kernel") -> None:
     Raises:
         ValueError: If it is not square, symmetric and finite.
     """
+    check_tensor(kernel, name)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.numel():
         raise ValueError(f"{name} has shape {tuple(kernel.shape)}; it must be square, [n, n]")
     # one product with a fixed vector either way: all of the matrix is read twice, none of it copied
@@ -97,18 +100,6 @@ class KernelRidge:
     def __call__(self, kernel: Float[Tensor, "t n"]) -> Tensor:
         """Return predictions from the kernel of test against training rows."""
         return kernel @ self.alpha
-
-
-def effective_dimension(kernel: Float[Tensor, "n n"], ridge: float) -> float:
-    r"""Return $\sum_i \mu_i / (\mu_i + \lambda)$ over the eigenvalues of the kernel.
-
-    Example:
-        >>> effective_dimension(torch.eye(4, dtype=torch.float64), 1.0)
-        2.0
-    """
-    check_ridge(ridge)
-    check_kernel(kernel)
-    return _dimension(torch.linalg.eigvalsh(kernel).clamp_min(0), ridge)
 
 
 def match_ridge(kernel: Float[Tensor, "n n"], dimension: float) -> float:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from faultlines.models.pixel_normalization import check_tensor
+
 Maps = Float[Tensor, "batch ..."]
 
 
@@ -19,6 +21,8 @@ def flat_pair(a: Maps, b: Maps, least: int = 1) -> tuple[Float[Tensor, "batch n"
         ValueError: If shapes, dtypes or devices differ, they are not floating, or a map has fewer than `least`
             entries.
     """
+    check_tensor(a, "a")
+    check_tensor(b, "b")
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(
             f"a and b have shapes {tuple(a.shape)} and {tuple(b.shape)}; both must be [batch, ...], the same"

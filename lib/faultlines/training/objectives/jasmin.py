@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.estimators.softmax import softmax_jacobian_bound
+from faultlines.models.pixel_normalization import check_tensor
 from faultlines.models.recorder import record
 from faultlines.training.objectives.objective import Model, Objective, check_number
 
@@ -86,7 +87,7 @@ def jasmin(
 
 
 def _one_layer(p: Tensor, k: int, rows: Rows) -> Tensor:
-    keys = p.shape[-1]
+    keys = check_tensor(p, "maps").shape[-1]
     if k > keys:
         raise ValueError(f"k={k} exceeds the number of keys, {keys}")
     p = p.to(torch.promote_types(p.dtype, torch.float32))

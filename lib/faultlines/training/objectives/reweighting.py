@@ -83,7 +83,13 @@ class JTT(GroupObjective):
         check_number("upweight", self.upweight, low=1)
 
     def start(self, run: GroupRun) -> GroupLoss:
-        """Train the first network and return the loss of the second run."""
+        """Train the first network and return the loss of the second run.
+
+        Raises:
+            ValueError: If the images come from a DataLoader.
+        """
+        if len(run.data.x) != len(run.data.y):
+            raise ValueError("JTT looks at all training images at once: give it tensors, not a DataLoader")
         model = run.fit(ERM(), self.first)
         with torch.no_grad():
             found = torch.cat([model(as_floats(x)).argmax(dim=1) for x in run.data.x.split(512)])
