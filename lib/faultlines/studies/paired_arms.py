@@ -32,7 +32,7 @@ class Arm:
     Attributes:
         networks: Trained networks, in evaluation mode.
         loss: Cross-entropy of each on its training images.
-        epochs: How long each was trained.
+        epochs: How long each might train at its last attempt.
         histories: Epoch means, with $\lambda$ of every layer that has one.
     """
 
@@ -50,16 +50,17 @@ def train_arms(
     epochs: int,
     **settings: Any,
 ) -> dict[str, Arm]:
-    """Train every arm on every task to a stated loss.
+    """Train every arm on every task to one loss, so that arms are matched in how well they fit.
 
-    A network whose cross-entropy on its training images is above `loss` at the end is trained anew, from the same
-    weights, for twice as many epochs, and once more for four times as many.
+    Training ends after the first epoch at whose end the cross-entropy on the training images is at most `loss`. A
+    network that is above it at the end is trained anew, from the same weights, for twice as many epochs, and once more
+    for four times as many.
 
     Args:
         arms: What makes the network of an arm, called once a seed with torch's generator seeded.
         tasks: The task of each seed.
         loss: Cross-entropy on the training images that every network has to come down to.
-        epochs: Passes over the training images at the first attempt.
+        epochs: Passes over the training images at the first attempt, at most.
         **settings: Of `fit`.
 
     Raises:
@@ -90,7 +91,16 @@ def _train(
     for attempt in range(ATTEMPTS):
         network = seeded(make, seed).to(task.x.device)
         lasts = epochs * 2**attempt
-        history = fit(network, task.x, task.y, seed=seed, epochs=lasts, objective=TrackLambda(), **settings)
+        history = fit(
+            network,
+            task.x,
+            task.y,
+            seed=seed,
+            epochs=lasts,
+            stop_at_loss=loss,
+            objective=TrackLambda(),
+            **settings,
+        )
         with torch.no_grad():
             reached = F.cross_entropy(network(task.x.to(next(network.parameters()).dtype)), task.y).item()
         if reached <= loss:
