@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -93,7 +94,7 @@ def fit_lines(
     """
     if not lr or not seeds:
         raise ValueError(f"lr={list(lr)} and seeds={list(seeds)} must hold at least one each")
-    for name, value in (("n", n), ("width", width), ("steps", steps)):
+    for name, value in cast(list[tuple[str, float]], (("n", n), ("width", width), ("steps", steps))):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")
     for value in lr:
