@@ -1,11 +1,10 @@
-from .explanation_robustness import Budget as Budget
 from .explanation_robustness import ExplanationOutcome as ExplanationOutcome
-from .explanation_robustness import ExplanationStudy as ExplanationStudy
 from .explanation_robustness import common_correct as common_correct
 from .explanation_robustness import explanation_likeness as explanation_likeness
 from .explanation_robustness import explanation_outcome as explanation_outcome
-from .line_fits import LineFits as LineFits
-from .line_fits import fit_lines as fit_lines
+from .explanation_robustness import likeness_of_others as likeness_of_others
+from .explanation_study import Budget as Budget
+from .explanation_study import ExplanationStudy as ExplanationStudy
 from .linear_baseline import linear_accuracy as linear_accuracy
 from .malleability import KernelClassifier as KernelClassifier
 from .malleability import Malleability as Malleability
@@ -13,6 +12,9 @@ from .malleability import malleability as malleability
 from .network_curvature import CurvatureTrack as CurvatureTrack
 from .network_curvature import NetworkTraits as NetworkTraits
 from .network_curvature import network_traits as network_traits
+from .regularizers import RegularizerStudy as RegularizerStudy
+from .regularizers import by_arm as by_arm
+from .regularizers import step_seconds as step_seconds
 from .retraining import retrained_influence as retrained_influence
 from .robustness_profiles import Outcomes as Outcomes
 from .robustness_profiles import accuracy_profile as accuracy_profile

@@ -17,6 +17,7 @@ from .matched_loss import Cell as Cell
 from .matched_loss import MatchedGrid as MatchedGrid
 from .matched_loss import MatchedRun as MatchedRun
 from .matched_loss import fit_matched as fit_matched
+from .matched_loss import fit_matched_each as fit_matched_each
 from .matched_loss import grid as grid
 from .objectives import CORAL as CORAL
 from .objectives import ERM as ERM
@@ -31,6 +32,7 @@ from .objectives import GroupObjective as GroupObjective
 from .objectives import InputGradient as InputGradient
 from .objectives import JaSMin as JaSMin
 from .objectives import MapEntropy as MapEntropy
+from .objectives import MapSteadiness as MapSteadiness
 from .objectives import MaskOracle as MaskOracle
 from .objectives import Mixup as Mixup
 from .objectives import Objective as Objective

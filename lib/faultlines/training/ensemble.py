@@ -142,7 +142,7 @@ def fit_ensemble(
     initial = {seed: seeded(make_model, seed).to(x.device) for seed in seeds}
     first = initial[seeds[0]]
     x, y = prepared(first, x, y, common.batch_size)
-    obstacle = _obstacle(first, common)
+    obstacle = _obstacle(first, common, cast(dict[str, Arm], arms))
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
     at_once = vectorize == "always" or (
@@ -215,7 +215,10 @@ def pays(members: int, model: nn.Module, device: torch.device) -> bool:
     return device.type == "cpu" and members >= 5 and size <= 50_000
 
 
-def _obstacle(model: nn.Module, settings: Settings) -> str | None:
+def _obstacle(model: nn.Module, settings: Settings, arms: Mapping[str, Arm]) -> str | None:
+    for name, arm in arms.items():
+        if arm.objective.draws:
+            return f"the random draws of arm {name!r}"
     if settings.stop_at_loss is not None:
         return "members that each stop at a step of their own"
     for name, module in model.named_modules():

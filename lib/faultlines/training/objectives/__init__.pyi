@@ -15,6 +15,7 @@ from .group_objective import GroupObjective as GroupObjective
 from .group_objective import GroupRun as GroupRun
 from .input_penalties import CurvaturePenalty as CurvaturePenalty
 from .input_penalties import InputGradient as InputGradient
+from .input_penalties import MapSteadiness as MapSteadiness
 from .jasmin import JaSMin as JaSMin
 from .jasmin import MapEntropy as MapEntropy
 from .jasmin import jasmin as jasmin
