@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -124,7 +125,10 @@ def likeness_of_others(
     pairs = (unit @ unit.T).clamp(-1, 1)
     different = ~torch.eye(n, dtype=torch.bool, device=maps.device)
     alike = different & (y[:, None] == y[None])
-    return tuple(((pairs * mask).sum(dim=1) / mask.sum(dim=1)).to(maps.dtype) for mask in (different, alike))  # pyright: ignore[reportReturnType]  # two masks, two means
+    return cast(
+        tuple[Tensor, Tensor],
+        tuple(((pairs * mask).sum(dim=1) / mask.sum(dim=1)).to(maps.dtype) for mask in (different, alike)),
+    )
 
 
 def explanation_outcome(
