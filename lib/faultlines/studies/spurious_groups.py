@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -106,7 +106,7 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     model = fit.model
     test = score(model, data.test, device)
     energy, coverage, empty, _ = _maps(model, data.test, None, device)
-    crossed = [data.validation, data.ood_validation]
+    crossed = cast(list[GroupedImages], [data.validation, data.ood_validation])
     features = torch.cat([features_of(model, part, device) for part in crossed])
     found = GroupOutcome(
         average=test.average,
