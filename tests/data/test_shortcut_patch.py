@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.data import class_cue, other_class, partly_cued
+from faultlines.data.shortcut_patch import class_cue, other_class, partly_cued
 
 
 def test_every_code_is_another_square_and_the_rest_stays() -> None:

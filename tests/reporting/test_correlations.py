@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from faultlines.reporting import (
-    agreement_across,
     agreement_matrix,
     corrected_agreement,
     partial_rank_correlation,
     rank_agreement,
     rank_correlation,
 )
+from faultlines.reporting.correlations import agreement_across
 
 
 def concordance(scores: np.ndarray) -> float:

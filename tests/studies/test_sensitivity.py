@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from faultlines.attacks import PGD
-from faultlines.data import class_cue
+from faultlines.data.shortcut_patch import class_cue
 from faultlines.estimators import attribute, loo_influence
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk import centred_one_hot, match_ridge

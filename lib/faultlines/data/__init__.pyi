@@ -10,8 +10,6 @@ from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
 from .image_files import shared_images as shared_images
 from .loading import load as load
-from .shortcut_patch import class_cue as class_cue
-from .shortcut_patch import other_class as other_class
 from .shortcut_patch import partly_cued as partly_cued
 from .spawrious import load_spawrious as load_spawrious
 from .spurious.benchmark import SpuriousBenchmark as SpuriousBenchmark
