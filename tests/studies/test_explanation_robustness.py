@@ -13,7 +13,12 @@ from torch import nn
 from faultlines.attacks import ExplanationPGD, TopK
 from faultlines.estimators import attribute
 from faultlines.models import MLP
-from faultlines.studies import common_correct, explanation_likeness, explanation_outcome, likeness_of_others
+from faultlines.studies.explanation_robustness import (
+    common_correct,
+    explanation_likeness,
+    explanation_outcome,
+    likeness_of_others,
+)
 from faultlines.training import seeded
 
 EXPLAIN = partial(attribute, method="gradient", create_graph=True)

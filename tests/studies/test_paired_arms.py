@@ -11,7 +11,8 @@ from torch import nn
 from faultlines.attacks import PGD
 from faultlines.data import Task
 from faultlines.models import ViT
-from faultlines.studies import Outcomes, attack_outcomes, own_outcomes, shared_rates, train_arms
+from faultlines.studies import own_outcomes, shared_rates, train_arms
+from faultlines.studies.robustness_profiles import Outcomes, attack_outcomes
 from faultlines.training import TrackLambda, fit, seeded
 
 VIT = partial(ViT, image_size=4, patch_size=2, channels=1, classes=2, dim=8, depth=1, heads=2)

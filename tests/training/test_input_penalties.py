@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models import MLP, ViT
-from faultlines.training import CurvaturePenalty, InputGradient, MapSteadiness, fit_ensemble
+from faultlines.training import InputGradient, MapSteadiness, fit_ensemble
+from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
 
 def mlp(**options):

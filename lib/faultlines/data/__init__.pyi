@@ -1,19 +1,13 @@
 from .captions import ATTRIBUTES as ATTRIBUTES
-from .captions import CaptionedImages as CaptionedImages
 from .captions import all_captions as all_captions
 from .captions import captioned_images as captioned_images
 from .captions import prompts as prompts
-from .catalogue import KNOWN as KNOWN
-from .catalogue import Availability as Availability
 from .catalogue import available as available
 from .catalogue import image_shape as image_shape
-from .catalogue import n_classes as n_classes
 from .classification_subset import Task as Task
 from .classification_subset import make_task as make_task
-from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
-from .distributions import random_distributions as random_distributions
 from .image_files import shared_images as shared_images
 from .loading import load as load
 from .shortcut_patch import class_cue as class_cue
@@ -22,7 +16,6 @@ from .spawrious import load_spawrious as load_spawrious
 from .spurious.benchmark import SpuriousBenchmark as SpuriousBenchmark
 from .spurious.benchmark import spurious_benchmark as spurious_benchmark
 from .spurious.composite import composite_benchmark as composite_benchmark
-from .spurious.grouped import BENCHMARKS as BENCHMARKS
 from .spurious.grouped import CLASSES as CLASSES
 from .spurious.grouped import LOCATIONS as LOCATIONS
 from .spurious.grouped import Cell as Cell

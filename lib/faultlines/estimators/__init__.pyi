@@ -1,7 +1,6 @@
 from .alignment.branches import tie_branches as tie_branches
 from .alignment.jacobians import layer_gradients as layer_gradients
 from .alignment.sensitivity import combined_norm as combined_norm
-from .alignment.sensitivity import depth_threshold as depth_threshold
 from .alignment.sensitivity import sensitivity_ratio as sensitivity_ratio
 from .alignment.sensitivity import sensitivity_terms as sensitivity_terms
 from .alignment.sensitivity import sensitivity_threshold as sensitivity_threshold

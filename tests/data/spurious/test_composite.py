@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from faultlines.data import BENCHMARKS, benchmark_cells, composite_benchmark
+from faultlines.data import benchmark_cells, composite_benchmark
+from faultlines.data.spurious.grouped import BENCHMARKS
 
 COUNTS = {"n_train": 3, "n_validation": 2, "n_test": 4, "n_ood_validation": 1}
 GARMENT, PICTURE = (
