@@ -14,6 +14,7 @@ from .shortcut_patch import partly_cued as partly_cued
 from .spawrious import load_spawrious as load_spawrious
 from .spurious.benchmark import SpuriousBenchmark as SpuriousBenchmark
 from .spurious.benchmark import spurious_benchmark as spurious_benchmark
+from .spurious.composite import composite_benchmark as composite_benchmark
 from .spurious.grouped import CLASSES as CLASSES
 from .spurious.grouped import LOCATIONS as LOCATIONS
 from .spurious.grouped import Cell as Cell
