@@ -26,6 +26,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright lib
+	$(BIN)/mypy
 	$(PYTEST)
 	$(PYTEST) --nbval tests/notebooks
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faultlines.data import Dataset, load
+from faultlines.data import load
+from faultlines.data.dataset import Dataset
 from faultlines.models import ViT
 
 

@@ -20,8 +20,9 @@ from torch import nn
 from faultlines.data import load
 from faultlines.estimators.curvature import hessian_top
 from faultlines.models import CNN, MLP
-from faultlines.studies import CurvatureTrack
-from faultlines.training import CrossEntropy, CurvaturePenalty, InputGradient, fit, seeded
+from faultlines.studies.network_curvature import CurvatureTrack
+from faultlines.training import CrossEntropy, InputGradient, fit, seeded
+from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
 ROUNDS, TOLERANCE, TARGET = 7, 1e-2, 1.0
 SGD = {

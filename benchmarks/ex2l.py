@@ -19,7 +19,7 @@ from faultlines.data.spurious import spurious_benchmark
 from faultlines.models import SmallCNN
 from faultlines.training import ERM, EX2L, GroupObjective, MaskOracle, seeded
 from faultlines.training.group_batches import as_batch
-from faultlines.training.objectives import Clock, GroupRun
+from faultlines.training.objectives.group_objective import Clock, GroupRun
 from faultlines.training.optimizer import build_optimizer
 from faultlines.training.settings import Settings
 

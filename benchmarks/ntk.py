@@ -17,7 +17,8 @@ import time
 import torch
 
 from faultlines.estimators.ntk import empirical_ntk, finite_relu_ntk
-from faultlines.models import TwoLayerReLU, unit_rows
+from faultlines.models import TwoLayerReLU
+from faultlines.models.linearized import unit_rows
 
 N, DIM, WIDTH, ROUNDS = 500, 64, 1024, 5
 WIDTHS = (2**14, 2**18)

@@ -105,6 +105,38 @@ def test_imports_go_one_way(room: str) -> None:
                     assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def public_names() -> dict[str, set[str]]:
+    """Return the rooms that hand out each public name."""
+    found: dict[str, set[str]] = {}
+    for stub in PROJECT.library.rglob("__init__.pyi"):
+        room = stub.parent.relative_to(PROJECT.library).parts[0]
+        for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8"))):
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                found.setdefault(alias.name, set()).add(room)
+    return found
+
+
+def test_every_public_name_has_a_use_outside_its_room() -> None:
+    said = {
+        word
+        for path in [*ROOT.glob("*.md"), *(ROOT / "chapters").glob("*.md")]
+        for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))
+    }
+    imported: dict[str, set[str]] = {}
+    for path in PROJECT.library.rglob("*.py"):
+        room = path.relative_to(PROJECT.library).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("faultlines"):
+                for alias in node.names:
+                    imported.setdefault(alias.name, set()).add(room)
+    names = public_names()
+    idle = sorted(
+        name for name, rooms in names.items() if name not in said and not imported.get(name, set()) - rooms
+    )
+    assert not idle, f"no chapter, page or other room uses {idle}"
+    assert len(names) <= 260, len(names)
+
+
 def requirements() -> dict[str, Requirement]:
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
     found = [Requirement(line) for line in lines if line]

@@ -97,3 +97,20 @@ def test_the_papermill_line_runs_to_the_check(tmp_path: Path) -> None:
         )  # fmt: skip
         said += done.stderr
     assert "UsageError: this notebook has no parameter 'no_such'" in said
+
+
+RECIPES = dict(
+    re.findall(
+        r"^## (.*?)\n\n```python\n(.*?)```",
+        (ROOT / "recipes.md").read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+)
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_runs_in_an_empty_script(title: str) -> None:
+    if "torchvision" in RECIPES[title]:
+        pytest.importorskip("torchvision")
+    assert len(RECIPES[title].splitlines()) <= 20
+    exec(compile(RECIPES[title], title, "exec"), {"__name__": "script"})

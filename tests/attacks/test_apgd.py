@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 
-from faultlines.attacks import APGD, L2, PGD, Ball, Linf, ascend, dlr
+from faultlines.attacks import APGD, PGD
 from faultlines.attacks.apgd import AutoStep, checkpoints
-from faultlines.attacks.losses import likeliest_others, targeted_dlr
+from faultlines.attacks.loop import ascend
+from faultlines.attacks.losses import dlr, likeliest_others, targeted_dlr
+from faultlines.attacks.norms import L2, Ball, Linf
 
 
 def seeded(seed=0):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
-from faultlines.attacks import L2, Linf
 from faultlines.attacks.fab import to_hyperplane
+from faultlines.attacks.norms import L2, Linf
 
 
 def problem(seed, n=5):

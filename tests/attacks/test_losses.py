@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.attacks import cross_entropy, dlr, margin
+from faultlines.attacks import cross_entropy, margin
+from faultlines.attacks.losses import dlr
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultlines.attacks import L2, Ball, Linf
-from faultlines.attacks.norms import as_norm
+from faultlines.attacks.norms import L2, Ball, Linf, as_norm
 
 norms = st.sampled_from([Linf(), L2()])
 seeds = st.integers(0, 2**31)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import faultlines.data
-from faultlines.data import KNOWN, available, spawrious, waterbirds
-from faultlines.data.catalogue import folder_sets
+from faultlines.data import available, spawrious, waterbirds
+from faultlines.data.catalogue import KNOWN, folder_sets
 
 
 def by_name(root):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultlines.data import Dataset, load
-from faultlines.data.dataset import balanced_order
+from faultlines.data import load
+from faultlines.data.dataset import Dataset, balanced_order
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.data import distribution_suite, random_distributions
-from faultlines.data.distributions import hard_distributions
+from faultlines.data import distribution_suite
+from faultlines.data.distributions import hard_distributions, random_distributions
 
 
 def test_rows_are_distributions_from_peaked_to_flat() -> None:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torchvision import datasets as tv
 
-from faultlines.data import KNOWN, arrays, available, image_shape, load, n_classes
+from faultlines.data import arrays, available, image_shape, load
 from faultlines.data import loading as loading_module
+from faultlines.data.catalogue import KNOWN, n_classes
 
 
 def write_idx(path, array, pack):

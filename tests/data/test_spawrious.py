@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from faultlines.data import (
-    BENCHMARKS,
     CLASSES,
     LOCATIONS,
     benchmark_cells,
@@ -15,6 +14,7 @@ from faultlines.data import (
     shared_images,
     spurious_benchmark,
 )
+from faultlines.data.spurious.grouped import BENCHMARKS
 from faultlines.studies import with_ood_validation
 
 SIZE = 12

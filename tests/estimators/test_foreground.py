@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faultlines.estimators import foreground_energy, hoyer_sparsity, map_coverage
+from faultlines.estimators import attention_focus, foreground_energy, hoyer_sparsity, map_coverage
+from faultlines.models import record_attention
 
 
 class Metrics(NamedTuple):
@@ -117,3 +118,34 @@ def test_bad_input_is_named(maps, mask, words):
 def test_a_threshold_out_of_range_is_named():
     with pytest.raises(ValueError, match=r"threshold=1.0 must lie in \[0, 1\)"):
         map_coverage(torch.ones(1, 2, 2), threshold=1.0)
+
+
+class Looks(torch.nn.Module):
+    """Attends from the class token with given weights, `[head, patch]`."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x):
+        row = torch.cat([torch.zeros(len(self.weights), 1), self.weights], dim=1)  # [head, key]
+        record_attention(row[None, :, None].expand(len(x), -1, row.shape[1], -1))
+        return x.flatten(1)
+
+
+def test_attention_focus_of_known_maps():
+    # four patches of 2 x 2 pixels; the foreground is the top left patch
+    mask = torch.zeros(3, 4, 4, dtype=torch.bool)
+    mask[:, :2, :2] = True
+    x = torch.rand(3, 1, 4, 4)
+    for rows, share in (
+        ([[1.0, 0, 0, 0]], 1.0),
+        ([[0, 0, 0, 1.0]], 0.0),
+        ([[1.0, 1, 1, 1]], 0.25),
+        ([[-3.0, 1, 0, 0], [0, 0, 2, 2]], 3 / 8),  # signs do not matter, heads are summed
+    ):
+        assert attention_focus(Looks(torch.tensor(rows)), x, mask).tolist() == pytest.approx([share] * 3)
+    with pytest.raises(ValueError, match="no square grid"):
+        attention_focus(Looks(torch.ones(1, 3)), x, mask)
+    with pytest.raises(ValueError, match="records no attention"):
+        attention_focus(torch.nn.Flatten(), x, mask)

@@ -21,6 +21,7 @@ def test_finite_differences():
         for pixel in torch.eye(16).double().reshape(16, 1, 4, 4):
             slopes.append((margin(model(x + h * pixel), y) - margin(model(x - h * pixel), y)) / (2 * h))
     assert torch.allclose(found.norm, torch.stack(slopes).norm(dim=0), rtol=1e-6)
+    assert torch.allclose(found.dual, torch.stack(slopes).abs().sum(dim=0), rtol=1e-6)
     assert torch.allclose(found.radius, found.margin / found.norm)
 
 

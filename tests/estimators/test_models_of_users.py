@@ -23,7 +23,8 @@ from faultlines.estimators import (
     logits_and_maps,
     margin_gradient,
 )
-from faultlines.training import CurvaturePenalty, InputGradient
+from faultlines.training import InputGradient
+from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 2, 1, 2])

@@ -14,13 +14,12 @@ from faultlines.estimators.ntk import (
     empirical_ntk,
     finite_relu_ntk,
     kernel_alignment,
-    kernels_by_width,
     match_ridge,
     relu_ntk,
     signed_targets,
     width_sweep,
 )
-from faultlines.estimators.ntk.two_layer import check_kernel_memory
+from faultlines.estimators.ntk.two_layer import check_kernel_memory, kernels_by_width
 from faultlines.models.two_layer import KernelExpansion, LinearisedTwoLayer, TwoLayerReLU
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "neural_tangents.npz")

@@ -9,14 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from faultlines.models import (
-    Attention,
-    DifferentialAttention,
-    SoftmaxMechanism,
-    ViT,
-    lambda_init_schedule,
-    record,
-)
+from faultlines.models import Attention, DifferentialAttention, SoftmaxMechanism, ViT, record
+from faultlines.models.differential import lambda_init_schedule
 
 DIM, HEADS, TOKENS, BATCH = 24, 6, 5, 3
 WIDTH = DIM // HEADS

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from faultlines.models import (
-    QKV,
     LinearisedTwoLayer,
     Representation,
     TwoLayerReLU,
@@ -14,8 +13,8 @@ from faultlines.models import (
     softmax_attention,
     stacked_attention,
     truncated_attention,
-    unit_rows,
 )
+from faultlines.models.linearized import QKV, unit_rows
 
 
 def rows(n, d, seed=0):

@@ -27,8 +27,8 @@ from faultlines.models import (
     ViT,
     record,
     record_attention,
-    unit_rows,
 )
+from faultlines.models.linearized import unit_rows
 from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.training import JaSMin, jasmin
 

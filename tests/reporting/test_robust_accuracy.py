@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from faultlines.reporting import accuracy_curve, attack_success, mean_interval, wilson_interval
+from faultlines.reporting import attack_success, mean_interval, wilson_interval
+from faultlines.reporting.robust_accuracy import accuracy_curve
 
 EPS = (0.0, 1 / 255, 2 / 255, 4 / 255)
 

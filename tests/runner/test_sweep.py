@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from faultlines.cli.main import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
-from faultlines.reporting import Gathered
+from faultlines.reporting.gathered import Gathered
 from faultlines.runner.sweep import Sweep
 
 CELL = """\

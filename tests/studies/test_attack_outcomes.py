@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from faultlines.attacks import PGD, CarliniWagnerL2
-from faultlines.studies import Outcomes, attack_outcomes
+from faultlines.studies.robustness_profiles import Outcomes, attack_outcomes
 
 
 def line(weight):

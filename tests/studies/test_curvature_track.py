@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from faultlines.estimators.curvature import hessian_top, hessian_trace, input_curvature
 from faultlines.models import MLP
-from faultlines.studies import CurvatureTrack
+from faultlines.studies.network_curvature import CurvatureTrack
 from faultlines.training import Objective, fit, seeded
 
 PLAIN = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -12,7 +13,12 @@ from torch import nn
 from faultlines.attacks import ExplanationPGD, TopK
 from faultlines.estimators import attribute
 from faultlines.models import MLP
-from faultlines.studies import common_correct, explanation_likeness, explanation_outcome
+from faultlines.studies.explanation_robustness import (
+    common_correct,
+    explanation_likeness,
+    explanation_outcome,
+    likeness_of_others,
+)
 from faultlines.training import seeded
 
 EXPLAIN = partial(attribute, method="gradient", create_graph=True)
@@ -43,6 +49,31 @@ def test_a_map_with_nothing_to_compare_is_lost_unless_both_are_equal():
         if name != "top-k":
             assert value.item() == 0, name
     assert {v.item() for v in explanation_likeness(zero, zero, k=1).values()} == {1.0}
+
+
+def test_likeness_of_others_agrees_with_scipy_over_all_pairs():
+    maps = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(3)).round(decimals=1)  # with ties
+    y = torch.tensor([0, 0, 1, 1, 1, 2])
+    everyone, alike = likeness_of_others(maps, y)
+    for i in range(6):
+        found = {
+            j: stats.spearmanr(maps[i].flatten(), maps[j].flatten()).statistic for j in range(6) if j != i
+        }
+        assert everyone[i].item() == pytest.approx(sum(found.values()) / 5, abs=1e-6)
+        same = [value for j, value in found.items() if y[j] == y[i]]
+        assert (
+            alike[i].isnan()
+            if not same
+            else alike[i].item() == pytest.approx(sum(same) / len(same), abs=1e-6)
+        )
+
+
+def test_a_map_that_never_changes_has_no_corrected_robustness(batch):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x, y = batch[0], torch.zeros(6, dtype=torch.long)  # one class, one map
+    found = explanation_outcome(linear, x, y, EXPLAIN, "spearman", eps=0.1, steps=2, k=4)
+    assert found.attacked["spearman"].mean().item() == 1
+    assert math.isnan(found.corrected())
 
 
 @pytest.mark.parametrize("criterion", ["spearman", "cosine", TopK(4)])

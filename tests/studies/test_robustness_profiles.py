@@ -6,7 +6,8 @@ import torch
 from faultlines.attacks import PGD
 from faultlines.estimators import attention_bound, jacobian_norm, map_statistics
 from faultlines.models import ViT, record
-from faultlines.studies import accuracy_profile, attention_records, steepness_profile, survives
+from faultlines.studies import attention_records
+from faultlines.studies.robustness_profiles import accuracy_profile, steepness_profile, survives
 from faultlines.training import choose_device
 
 

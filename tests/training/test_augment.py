@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faultlines.training import Batches, CropFlip
+from faultlines.training import CropFlip
+from faultlines.training.batches import Batches
 
 
 def images(n=32):

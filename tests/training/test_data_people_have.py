@@ -12,17 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from faultlines.training import (
-    Arm,
-    Cell,
-    CropFlip,
-    CrossEntropy,
-    choose_device,
-    fit,
-    fit_ensemble,
-    fit_matched,
-    seeded,
-)
+from faultlines.training import Arm, Cell, CropFlip, CrossEntropy, choose_device, fit, fit_ensemble, seeded
+from faultlines.training.matched_loss import fit_matched
 
 X = torch.rand(41, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(41) % 3

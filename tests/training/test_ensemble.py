@@ -14,11 +14,11 @@ from faultlines.training import (
     CrossEntropy,
     InputGradient,
     JaSMin,
-    MapEntropy,
     fit,
     fit_ensemble,
     seeded,
 )
+from faultlines.training.objectives.jasmin import MapEntropy
 
 ARMS = {
     "baseline": CrossEntropy(),

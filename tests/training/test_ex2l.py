@@ -12,7 +12,7 @@ from faultlines.estimators import grad_cam
 from faultlines.models import SmallCNN
 from faultlines.training import ERM, EX2L, fit_groups, map_similarity
 from faultlines.training.group_batches import as_batch
-from faultlines.training.objectives import Clock, GroupRun
+from faultlines.training.objectives.group_objective import Clock, GroupRun
 
 CONTROLS = ("none", "shuffled", "constant", "frozen", "untrained", "centring", "losses")
 

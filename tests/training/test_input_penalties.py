@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models import MLP, ViT
-from faultlines.training import CurvaturePenalty, InputGradient, fit_ensemble
+from faultlines.training import InputGradient, MapSteadiness, fit_ensemble
+from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
 
 def mlp(**options):
@@ -142,3 +143,64 @@ def test_descent_lowers_the_penalty():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Quadratic(nn.Module):
+    """Logits x'A_y x / 2 of flat samples: the map of class y is A_y x, for symmetric A."""
+
+    def __init__(self):
+        super().__init__()
+        a = torch.rand(3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+        self.a = nn.Parameter(a + a.mT)
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        return torch.einsum("bi,kij,bj->bk", flat, self.a, flat) / 2
+
+
+def test_map_steadiness_is_the_cosine_of_two_maps_known_in_closed_form():
+    model, (x, y) = Quadratic(), batch(6)
+    torch.manual_seed(7)
+    loss, terms = MapSteadiness(16.0, 0.1)(model, x, y)
+    torch.manual_seed(7)
+    signs = 2.0 * torch.randint(0, 2, x.shape).double() - 1
+    turns = []
+    for i in range(len(x)):
+        here, beside = (model.a[y[i]] @ z[i].flatten() for z in (x, x + 0.1 * signs))
+        turns.append(1 - here @ beside / (here.norm() * beside.norm()))
+    turn = torch.stack(turns).mean()
+    assert terms["turn"].item() == pytest.approx(turn.item(), rel=1e-10)
+    assert loss.item() == pytest.approx((F.cross_entropy(model(x), y) + 16 * turn).item(), rel=1e-10)
+
+
+def test_a_linear_network_has_one_map_and_nothing_to_penalise():
+    x, y = batch()
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
+    assert MapSteadiness(1.0)(linear, x, y)[1]["turn"].item() == pytest.approx(0, abs=1e-12)
+
+
+def test_descent_makes_maps_steadier():
+    model, (x, y) = mlp(norm="hidden", activation="relu"), batch(20)
+
+    def turn():
+        torch.manual_seed(0)
+        return MapSteadiness(1.0)(model.train(), x, y)[1]["turn"].item()
+
+    before, stepper = turn(), torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(60):
+        stepper.zero_grad()
+        MapSteadiness(16.0)(model, x, y)[0].backward()
+        stepper.step()
+    assert turn() < 0.5 * before
+
+
+def test_map_steadiness_is_trained_one_network_at_a_time():
+    x, y = batch(20)
+    options = {"seeds": [0, 1], "arms": {"a": MapSteadiness(1.0)}, "epochs": 1, "batch_size": 10}
+
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.GELU(), nn.Linear(4, 3)).double()
+
+    assert not fit_ensemble(make, x, y, vectorize="auto", **options).vectorized
+    with pytest.raises(ValueError, match="random"):
+        fit_ensemble(make, x, y, vectorize="always", **options)

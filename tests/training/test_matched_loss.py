@@ -6,7 +6,8 @@ from torch import nn
 
 from faultlines.data import load
 from faultlines.models import MLP
-from faultlines.training import Cell, fit_matched, grid, seeded, training_loss
+from faultlines.training import Cell, grid, seeded, training_loss
+from faultlines.training.matched_loss import fit_matched
 
 
 def net():

@@ -8,14 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models import ViT, record
-from faultlines.training import (
-    Adversarial,
-    CrossEntropy,
-    InputGradient,
-    JaSMin,
-    MapEntropy,
-    jasmin,
-)
+from faultlines.training import Adversarial, CrossEntropy, InputGradient, JaSMin, jasmin
+from faultlines.training.objectives.jasmin import MapEntropy
 
 NEEDING_MAPS = [JaSMin(0.1), JaSMin(0.1, k=2), MapEntropy(0.1)]
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.training import Settings, learning_rate
+from faultlines.training.optimizer import learning_rate
+from faultlines.training.settings import Settings
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(10, 0.3), (100, 0.25), (7, 0.5), (60, 0.05)])

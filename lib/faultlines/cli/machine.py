@@ -60,9 +60,9 @@ def told_data_sets() -> dict[str, tuple[str, str]]:
         found = f"{entry.source}, {entry.path or 'comes with scikit-learn'}" if entry.source else "not here"
         size = f"{entry.n_train} + {entry.n_test} images {shape}"
         told[entry.name] = f"{entry.name}: {size}: {found}", "" if entry.source else entry.how
-    for entry in folder_sets():
-        found = f"folder, {entry.path}" if entry.path else "not here"
-        told[entry.name] = f"{entry.name}: pictures for {entry.loader}: {found}", entry.how
+    for folder in folder_sets():
+        found = f"folder, {folder.path}" if folder.path else "not here"
+        told[folder.name] = f"{folder.name}: pictures for {folder.loader}: {found}", folder.how
     return told
 
 

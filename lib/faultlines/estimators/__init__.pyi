@@ -1,7 +1,6 @@
 from .alignment.branches import tie_branches as tie_branches
 from .alignment.jacobians import layer_gradients as layer_gradients
 from .alignment.sensitivity import combined_norm as combined_norm
-from .alignment.sensitivity import depth_threshold as depth_threshold
 from .alignment.sensitivity import sensitivity_ratio as sensitivity_ratio
 from .alignment.sensitivity import sensitivity_terms as sensitivity_terms
 from .alignment.sensitivity import sensitivity_threshold as sensitivity_threshold
@@ -18,6 +17,7 @@ from .curvature.bounds import curvature_link as curvature_link
 from .curvature.inputs import input_curvature as input_curvature
 from .curvature.parameters import hessian_top as hessian_top
 from .curvature.parameters import hessian_trace as hessian_trace
+from .foreground import attention_focus as attention_focus
 from .foreground import foreground_energy as foreground_energy
 from .foreground import hoyer_sparsity as hoyer_sparsity
 from .foreground import map_coverage as map_coverage

@@ -7,12 +7,15 @@ coverage, 0, tells the two apart; report it beside the others.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faultlines.models.pixel_normalization import check_tensor
+from faultlines.models.recorder import record
 
 Maps = Float[Tensor, "n rows columns"]
 
@@ -36,6 +39,31 @@ def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
     empty = mass == 0
     energy = (maps * _cells(mask, maps)).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
     return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy)
+
+
+def attention_focus(model: nn.Module, x: Float[Tensor, "n channel height width"], mask: Masks) -> PerMap:
+    """Return the share of the class token's attention to patches that lies on the foreground, in the last layer.
+
+    The absolute values of the layer's maps (of the difference, where maps are subtracted) are summed over maps.
+    A map that knows nothing of places has the foreground's share of the image.
+
+    Args:
+        model: A network with a class token before a square grid of patches, in evaluation mode.
+        x: Images.
+        mask: True where the foreground is.
+
+    Raises:
+        ValueError: If no map is recorded or its patches do not form a square, or shapes do not fit.
+    """
+    with torch.no_grad(), record() as tape:
+        model(x)
+    if not tape.layers:
+        raise ValueError("model records no attention layer")
+    row = tape.maps[-1][:, :, 0, 1:].abs().sum(dim=1)
+    side = math.isqrt(row.shape[1])
+    if side**2 != row.shape[1]:
+        raise ValueError(f"{row.shape[1]} patches are no square grid after a class token")
+    return foreground_energy(row.unflatten(1, (side, side)), mask)
 
 
 def map_coverage(maps: Maps, threshold: float = 0.1) -> PerMap:

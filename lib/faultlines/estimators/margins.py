@@ -21,10 +21,12 @@ class MarginGradient:
     Attributes:
         margin: $m$, negative where the sample is misclassified.
         norm: $\lVert \nabla_x m \rVert_2$.
+        dual: $\lVert \nabla_x m \rVert_1$, what a short step in the maximum norm takes off the margin, by length.
     """
 
     margin: Float[Tensor, " batch"]
     norm: Float[Tensor, " batch"]
+    dual: Float[Tensor, " batch"]
 
     @property
     def radius(self) -> Float[Tensor, " batch"]:
@@ -37,7 +39,7 @@ class MarginGradient:
 def margin_gradient(
     model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."], y: Int64[Tensor, " batch"]
 ) -> MarginGradient:
-    """Return the margin of each sample and the Euclidean norm of its gradient in the input.
+    """Return the margin of each sample and the Euclidean and the sum norm of its gradient in the input.
 
     Args:
         model: Maps a batch to logits `[batch, classes]`, sample by sample (evaluation mode).
@@ -77,7 +79,8 @@ def margin_gradient(
     margin = own - other
     (gradient,) = torch.autograd.grad(margin.sum(), x)
     warn_of_nan(gradient)
-    return MarginGradient(margin.detach(), gradient.flatten(1).norm(dim=1))
+    flat = gradient.flatten(1)
+    return MarginGradient(margin.detach(), flat.norm(dim=1), flat.abs().sum(dim=1))
 
 
 def margin_radius(

@@ -1,6 +1,5 @@
 from .attention import Attention as Attention
 from .attention import MapMechanism as MapMechanism
-from .attention import Mechanism as Mechanism
 from .attention import SoftmaxMechanism as SoftmaxMechanism
 from .clip.checkpoints import load_clip as load_clip
 from .clip.checkpoints import load_published as load_published
@@ -11,14 +10,12 @@ from .clip.two_tower import CLIP as CLIP
 from .clip.two_tower import ZeroShot as ZeroShot
 from .clip.two_tower import contrastive_loss as contrastive_loss
 from .differential import DifferentialAttention as DifferentialAttention
-from .differential import lambda_init_schedule as lambda_init_schedule
 from .inference import frozen as frozen
 from .inference import logits_of as logits_of
 from .inference import unsteady_layers as unsteady_layers
 from .kernel_attention import LinearAttention as LinearAttention
 from .kernel_attention import RBFAttention as RBFAttention
 from .kernel_attention import SigmoidAttention as SigmoidAttention
-from .linearized import QKV as QKV
 from .linearized import Representation as Representation
 from .linearized import linear_attention as linear_attention
 from .linearized import qkv_attention as qkv_attention
@@ -26,7 +23,6 @@ from .linearized import random_qkv as random_qkv
 from .linearized import softmax_attention as softmax_attention
 from .linearized import stacked_attention as stacked_attention
 from .linearized import truncated_attention as truncated_attention
-from .linearized import unit_rows as unit_rows
 from .plain_networks import CNN as CNN
 from .plain_networks import MLP as MLP
 from .pooled_networks import ResNet as ResNet
@@ -36,10 +32,8 @@ from .random_attention import random_layer as random_layer
 from .random_attention import random_tokens as random_tokens
 from .random_attention import score_pattern as score_pattern
 from .recorder import LayerRecord as LayerRecord
-from .recorder import Tape as Tape
 from .recorder import record as record
 from .recorder import record_attention as record_attention
-from .transformer_blocks import Block as Block
 from .two_layer import KernelExpansion as KernelExpansion
 from .two_layer import LinearisedTwoLayer as LinearisedTwoLayer
 from .two_layer import TwoLayerReLU as TwoLayerReLU

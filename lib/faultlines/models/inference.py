@@ -72,14 +72,14 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
         True
     """
     layers = list(model.modules()) if isinstance(model, nn.Module) else []
-    held = [
+    held: list[tuple[dict[str, Any], str, Any]] = [
         (layer._parameters, name, parameter)
         for layer in layers
         for name, parameter in layer._parameters.items()
         if parameter is not None and not is_lazy(parameter)
         if parameter.requires_grad or parameter.is_inference()
     ]
-    moving = [
+    moving: list[tuple[dict[str, Any], str, Any]] = [
         (layer._buffers, name, buffer)
         for layer in layers
         for name, buffer in layer._buffers.items()

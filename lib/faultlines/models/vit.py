@@ -94,7 +94,7 @@ class ViT(nn.Module):
                 raise ValueError(f"{name}={size} must be at least 1")
         if patch_size < 1 or min(height, width) < 1 or height % patch_size or width % patch_size:
             size = (
-                f"image_size={height}"
+                f"image_size={height}"  # type: ignore[assignment]
                 if image_shape is None
                 else f"height and width of image_shape={image_shape}"
             )

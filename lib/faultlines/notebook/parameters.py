@@ -139,7 +139,7 @@ class Parameter:
                 f"parameter {self.name}={shown(value)} is {type(value).__name__}, must be {self.type}"
                 f" (default {self.default!r})"
             )
-        if kind is float and not math.isfinite(value):
+        if kind is float and not math.isfinite(cast(Any, value)):
             raise UsageError(f"parameter {self.name}={shown(value)} is not a finite number")
         if not self.allowed:
             return value
@@ -152,7 +152,7 @@ class Parameter:
         span = RANGE.match(self.allowed)
         if span:
             low, high = float(span["low"]), float(span["high"] or "inf")
-            if not low <= value <= high:
+            if not low <= cast(Any, value) <= high:
                 raise UsageError(f"parameter {self.name}={shown(value)} is outside {self.allowed}")
             return value
         choices = [choice.strip() for choice in self.allowed.split("|")]

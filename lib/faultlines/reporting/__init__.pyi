@@ -1,4 +1,5 @@
-from .correlations import agreement_across as agreement_across
+from .correlations import agreement_matrix as agreement_matrix
+from .correlations import corrected_agreement as corrected_agreement
 from .correlations import partial_rank_correlation as partial_rank_correlation
 from .correlations import rank_agreement as rank_agreement
 from .correlations import rank_correlation as rank_correlation
@@ -6,7 +7,6 @@ from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import forest as forest
 from .figures import use_style as use_style
-from .gathered import Gathered as Gathered
 from .intervals import Interval as Interval
 from .intervals import largest as largest
 from .intervals import largest_effect as largest_effect
@@ -14,18 +14,13 @@ from .intervals import mean_interval as mean_interval
 from .intervals import paired_interval as paired_interval
 from .intervals import smallest as smallest
 from .intervals import wilson_interval as wilson_interval
-from .ledger import Claim as Claim
 from .ledger import Ledger as Ledger
-from .pooling import Pooled as Pooled
 from .pooling import pool as pool
 from .prose import quote_numbers as quote_numbers
 from .prose import quote_texts as quote_texts
 from .prose import say as say
 from .resampling import bootstrap_interval as bootstrap_interval
 from .resampling import jackknife_interval as jackknife_interval
-from .robust_accuracy import AccuracyCurve as AccuracyCurve
-from .robust_accuracy import AttackSuccess as AttackSuccess
-from .robust_accuracy import accuracy_curve as accuracy_curve
 from .robust_accuracy import attack_success as attack_success
 from .selection import select as select
 from .tables import Table as Table

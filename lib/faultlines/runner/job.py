@@ -138,7 +138,10 @@ def _execute(job: JobSpec, project: Project, task: Task, report: Report) -> bool
     partial = task.partial(project)
     modules = library_code(project.library)
     if moved := changed_since(job.code, code_of(task, modules)):
-        where = {"error": "CodeChanged", "message": f"{', '.join(moved)} changed since the job was submitted"}
+        where: dict[str, Any] = {
+            "error": "CodeChanged",
+            "message": f"{', '.join(moved)} changed since the job was submitted",
+        }
         report({"event": "failed", **where})
         return False
     take_up(project, task, modules)

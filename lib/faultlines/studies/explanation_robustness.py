@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from faultlines.attacks.explanation.attack import ExplanationNoise, ExplanationPGD, ExplanationResult
 from faultlines.attacks.explanation.criteria import Criterion
 from faultlines.attacks.explanation.objective import Explain
-from faultlines.estimators.similarity.correlation import cosine, spearman, topk_intersection
+from faultlines.estimators.similarity.correlation import (
+    average_ranks,
+    cosine,
+    spearman,
+    topk_intersection,
+)
 from faultlines.estimators.similarity.kendall import kendall_tau
-from faultlines.studies.network_curvature import NetworkTraits, network_traits
 
 Likeness = dict[str, Float[Tensor, " image"]]
 
@@ -29,12 +33,28 @@ class ExplanationOutcome:
         noisy: The same at the worst of the random points.
         score: The attack's own score, image by image.
         kept_share: Share of the points the attack visited that kept the prediction, mean over images.
+        others: Mean rank correlation of each clean map with those of the other images, see `likeness_of_others`.
+        same_class: The same over the other images of its class; NaN where there is none.
     """
 
     attacked: Likeness
     noisy: Likeness
     score: Float[Tensor, " image"]
     kept_share: float
+    others: Float[Tensor, " image"]
+    same_class: Float[Tensor, " image"]
+
+    def corrected(self, *, noise: bool = False) -> float:
+        r"""Return chance-corrected robustness, $1 - (1 - a) / (1 - o)$.
+
+        Here $a$ is the rank correlation left by the attack, or by noise, and $o$ that between maps of different
+        images, both means over images. It is 1 where the perturbation changes nothing, and 0 where a perturbed map
+        is as far from the clean one as that of another image. One minus it is the share lost. Maps that are all the
+        same have nothing to lose or keep: NaN.
+        """
+        left = float((self.noisy if noise else self.attacked)["spearman"].mean())
+        chance = float(self.others.mean())
+        return 1 - (1 - left) / (1 - chance) if chance < 1 else float("nan")
 
 
 def explanation_likeness(
@@ -67,6 +87,48 @@ def explanation_likeness(
     }
     same = (maps == clean).flatten(1).all(dim=1).to(maps.dtype)
     return {name: torch.where(value.isnan(), same, value) for name, value in found.items()}
+
+
+def likeness_of_others(
+    maps: Float[Tensor, "image height width"], y: Int64[Tensor, " image"]
+) -> tuple[Float[Tensor, " image"], Float[Tensor, " image"]]:
+    """Return how alike maps of different images are: each map's mean Spearman correlation with the others.
+
+    A map that hardly depends on its image is steady under every attack, and explains nothing: this is the level that
+    robustness has to be measured from. A constant map has no ranks; its correlation with any other is taken as 0.
+
+    Args:
+        maps: Clean maps, at least two.
+        y: The classes explained.
+
+    Returns:
+        The mean over all other images, and that over the others of the same class, NaN where there is none.
+
+    Raises:
+        ValueError: If there are fewer than two maps, or not one class a map.
+
+    Example:
+        >>> ramp = torch.arange(4.0).view(1, 2, 2)
+        >>> everyone, alike = likeness_of_others(torch.cat([ramp, 3 * ramp, -ramp]), torch.tensor([0, 0, 1]))
+        >>> [round(v, 3) for v in everyone.tolist()], [round(v, 3) for v in alike.tolist()]
+        ([0.0, 0.0, -1.0], [1.0, 1.0, nan])
+    """
+    n = len(maps)
+    if n < 2 or y.shape != (n,):
+        raise ValueError(
+            f"maps and y have {n} and {tuple(y.shape)}; need at least two maps, and a class for each"
+        )
+    ranks = average_ranks(maps.flatten(1))
+    ranks = ranks - ranks.mean(dim=1, keepdim=True)
+    norms = ranks.norm(dim=1, keepdim=True)
+    unit = torch.where(norms > 0, ranks / norms, 0.0)
+    pairs = (unit @ unit.T).clamp(-1, 1)
+    different = ~torch.eye(n, dtype=torch.bool, device=maps.device)
+    alike = different & (y[:, None] == y[None])
+    return cast(
+        tuple[Tensor, Tensor],
+        tuple(((pairs * mask).sum(dim=1) / mask.sum(dim=1)).to(maps.dtype) for mask in (different, alike)),
+    )
 
 
 def explanation_outcome(
@@ -116,11 +178,17 @@ def explanation_outcome(
         run(model, x, y, generator=torch.Generator(x.device).manual_seed(seed)) for run in (attack, noise)
     )
     share = found.kept_share.nanmean()
+    clean = found.clean_explanation.detach()
+    others, same_class = (
+        likeness_of_others(clean, y) if len(y) > 1 else [torch.full((len(y),), torch.nan)] * 2
+    )
     return ExplanationOutcome(
         _likeness(found, k),
         _likeness(random, k),
         found.score.detach().cpu(),
         float(torch.where(share.isnan(), 1.0, share)),
+        others.cpu(),
+        same_class.cpu(),
     )
 
 
@@ -147,170 +215,3 @@ def common_correct(
     if not len(chosen):
         raise ValueError(f"no sample of {len(x)} is classified right by all of the {len(networks)} networks")
     return chosen
-
-
-Values = Float[np.ndarray, " seed"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an attack on explanations may do.
-
-    Attributes:
-        eps: Radius in the maximum norm, in pixels.
-        steps: Gradient steps; noise has as many draws.
-        k: Pixels of the top-k intersection.
-        beta: Softplus of the surrogate of ReLU networks.
-    """
-
-    eps: float
-    steps: int
-    k: int
-    beta: float = 30.0
-
-
-class ExplanationStudy:
-    """Explanations of networks that differ in one setting, attacked on images that every one of them has right.
-
-    What is measured is kept, so that a figure and a table ask for it once.
-
-    Args:
-        networks: Networks in evaluation mode by `(setting, seed)`.
-        x: Test images.
-        y: Their classes.
-        limit: Images to explain, at most.
-        explain: Differentiable explanations by name.
-        criteria: What attacks lower, by name.
-        budget: What they may do.
-
-    Raises:
-        ValueError: If there is no network, or no image that all have right.
-
-    Example:
-        >>> import torch
-        >>> from functools import partial
-        >>> from faultlines.estimators import attribute
-        >>> nets = {("plain", seed): nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for seed in (0, 1)}
-        >>> x = torch.rand(40, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-        >>> y = nets["plain", 0](x).argmax(1)
-        >>> nets["plain", 1] = nets["plain", 0]
-        >>> explain = {"gradient": partial(attribute, create_graph=True)}
-        >>> study = ExplanationStudy(nets, x, y, limit=5, explain=explain, criteria={"cosine": "cosine"},
-        ...                          budget=Budget(eps=0.1, steps=2, k=1))
-        >>> study.values("plain", "gradient", "cosine", "cosine")  # a linear network has one gradient
-        array([1., 1.])
-    """
-
-    def __init__(
-        self,
-        networks: Mapping[tuple[Hashable, int], nn.Module],
-        x: Float[Tensor, "n channel height width"],
-        y: Int64[Tensor, " n"],
-        *,
-        limit: int,
-        explain: Mapping[str, Explain],
-        criteria: Mapping[str, str | Criterion],
-        budget: Budget,
-    ) -> None:
-        self.networks = dict(networks)
-        self.explain, self.criteria, self.budget = dict(explain), dict(criteria), budget
-        self.test = (x, y)
-        chosen = common_correct(list(self.networks.values()), x, y, limit)
-        self.explained = (x[chosen], y[chosen])
-        self._outcomes: dict[tuple, ExplanationOutcome] = {}
-        self._traits: dict[tuple, NetworkTraits] = {}
-        self._trained: list[tuple[Tensor, Tensor]] = []  # the samples that traits were measured on
-
-    def seeds(self, *settings: Hashable) -> list[int]:
-        """Return the seeds that have a network of every one of these settings; no seed has one of an unknown one."""
-        found = [{seed for own, seed in self.networks if own == setting} for setting in settings]
-        return sorted(set.intersection(*found)) if found else []
-
-    def outcome(self, setting: Hashable, seed: int, method: str, criterion: str) -> ExplanationOutcome:
-        """Return what one attack does to one network; attacked once.
-
-        Raises:
-            ValueError: If the method or the criterion is not one of the study's.
-        """
-        for name, value, known in (("method", method, self.explain), ("criterion", criterion, self.criteria)):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not one of {sorted(known)}")
-        key = (setting, seed, method, criterion)
-        if key not in self._outcomes:
-            self._outcomes[key] = explanation_outcome(
-                self.networks[setting, seed],
-                *self.explained,
-                self.explain[method],
-                self.criteria[criterion],
-                seed=seed,
-                **vars(self.budget),
-            )
-        return self._outcomes[key]
-
-    def values(
-        self,
-        setting: Hashable,
-        method: str = "gradient",
-        criterion: str = "spearman",
-        measure: str = "spearman",
-        *,
-        noise: bool = False,
-        seeds: list[int] | None = None,
-    ) -> Values:
-        """Return one mean likeness a seed, under the attack or under noise.
-
-        Args:
-            setting: Which networks.
-            method: Which explanation.
-            criterion: Which attack.
-            measure: Which likeness; see `explanation_likeness`. `"score"` is the attack's own, which noise has not.
-            noise: Whether to take the worst of the random points instead.
-            seeds: Which seeds, in this order; all of the setting by default.
-
-        Raises:
-            ValueError: If method, criterion, measure or a seed is not one of the study's.
-        """
-        if unknown := sorted(set(seeds or []) - set(self.seeds(setting))):
-            raise ValueError(f"seeds={unknown} have no network of {setting!r}; it has {self.seeds(setting)}")
-        found = []
-        for seed in self.seeds(setting) if seeds is None else seeds:
-            outcome = self.outcome(setting, seed, method, criterion)
-            of_images = outcome.noisy if noise else {**outcome.attacked, "score": outcome.score}
-            if measure not in of_images:
-                raise ValueError(f"measure={measure!r} is not one of {sorted(of_images)}")
-            found.append(float(of_images[measure].mean()))
-        return np.array(found)
-
-    def gains(self, before: Hashable, after: Hashable, *which: str, noise: bool = False) -> Values:
-        """Return the differences of `values` between two settings, paired over the seeds that have both."""
-        seeds = self.seeds(before, after)
-        return self.values(after, *which, noise=noise, seeds=seeds) - self.values(
-            before, *which, noise=noise, seeds=seeds
-        )
-
-    def traits(
-        self, setting: Hashable, train: tuple[Tensor, Tensor], read: Callable[[NetworkTraits], float]
-    ) -> Values:
-        """Return one trait a seed; see `network_traits`.
-
-        Args:
-            setting: Which networks.
-            train: Samples and labels for the sharpness.
-            read: Picks the number, `attrgetter("sharpness")`, say.
-        """
-        found, samples = [], self._samples(train)
-        for seed in self.seeds(setting):
-            if (key := (setting, seed, samples)) not in self._traits:
-                self._traits[key] = network_traits(
-                    self.networks[setting, seed], train, self.test, self.explained, beta=self.budget.beta
-                )
-            found.append(read(self._traits[key]))
-        return np.array(found)
-
-    def _samples(self, train: tuple[Tensor, Tensor]) -> int:
-        """Return the number under which these samples are known, by their values."""
-        for number, known in enumerate(self._trained):
-            if all(torch.equal(own, given) for own, given in zip(known, train, strict=True)):
-                return number
-        self._trained.append(train)
-        return len(self._trained) - 1

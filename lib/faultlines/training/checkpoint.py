@@ -37,7 +37,7 @@ from faultlines.training.settings import Settings
 try:
     import fcntl
 except ImportError:  # not on Windows, where two processes may train the same run twice
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER = "FAULTLINES_CHECKPOINTS"
 PART = re.compile(r"\.(\d+)@(.+)\.[0-9a-f]{8}\.part$")  # names the process that writes it, and its machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class Arm:
     def settings(self, common: Settings) -> Settings:
         """Return the common settings with this arm's own values put in."""
         own = {"lr": self.lr, "weight_decay": self.weight_decay}
-        return replace(common, **{name: value for name, value in own.items() if value is not None})
+        return replace(common, **cast(Any, {name: value for name, value in own.items() if value is not None}))
 
 
 class Ensemble(Mapping[str, list[nn.Module]]):
@@ -136,23 +136,25 @@ def fit_ensemble(
     """
     common = _check(seeds, arms, vectorize, settings)
     arms = {name: arm if isinstance(arm, Arm) else Arm(arm) for name, arm in arms.items()}
-    per_arm = {name: arm.settings(common) for name, arm in arms.items()}  # checks the arms' own values
+    per_arm = {
+        name: arm.settings(common) for name, arm in cast(dict[str, Arm], arms).items()
+    }  # checks the arms' own values
     initial = {seed: seeded(make_model, seed).to(x.device) for seed in seeds}
     first = initial[seeds[0]]
     x, y = prepared(first, x, y, common.batch_size)
-    obstacle = _obstacle(first, common)
+    obstacle = _obstacle(first, common, cast(dict[str, Arm], arms))
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
     at_once = vectorize == "always" or (
         vectorize == "auto"
         and not obstacle
-        and pays(min(len(names) for names in group(arms)) * len(seeds), first, x.device)
+        and pays(min(len(names) for names in group(cast(dict[str, Arm], arms))) * len(seeds), first, x.device)
     )
 
     models = {name: [copy.deepcopy(initial[seed]) for seed in seeds] for name in arms}
     histories: dict[str, list[History]] = {}
     if not at_once:
-        for name, arm in arms.items():
+        for name, arm in cast(dict[str, Arm], arms).items():
             own = {field.name: getattr(per_arm[name], field.name) for field in fields(Settings)}
             histories[name] = [
                 fit(
@@ -161,9 +163,9 @@ def fit_ensemble(
                 for model, seed in zip(models[name], seeds, strict=True)
             ]
         return Ensemble(models, histories, seeds, vectorized=False)
-    for names in group(arms):
+    for names in group(cast(dict[str, Arm], arms)):
         members = [
-            Member(models[name][i], arms[name].objective, per_arm[name], seed, name)
+            Member(models[name][i], cast(dict[str, Arm], arms)[name].objective, per_arm[name], seed, name)
             for name in names
             for i, seed in enumerate(seeds)
         ]
@@ -213,7 +215,10 @@ def pays(members: int, model: nn.Module, device: torch.device) -> bool:
     return device.type == "cpu" and members >= 5 and size <= 50_000
 
 
-def _obstacle(model: nn.Module, settings: Settings) -> str | None:
+def _obstacle(model: nn.Module, settings: Settings, arms: Mapping[str, Arm]) -> str | None:
+    for name, arm in arms.items():
+        if arm.objective.draws:
+            return f"the random draws of arm {name!r}"
     if settings.stop_at_loss is not None:
         return "members that each stop at a step of their own"
     for name, module in model.named_modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -211,6 +211,43 @@ def fit_matched(
             yield MatchedRun(cell, seed, model, history, why)
 
     return MatchedGrid(list(runs()))
+
+
+def fit_matched_each(
+    make_model: Callable[[], nn.Module], data: Mapping[int, tuple[Tensor, ...]], **options: Any
+) -> MatchedGrid:
+    """Train a grid as `fit_matched` does, every seed on data of its own.
+
+    Args:
+        make_model: Makes a network.
+        data: By seed inputs and labels, first and second of a tuple; what comes after them is not looked at.
+        **options: Of `fit_matched`, but for the seeds.
+
+    Returns:
+        All runs, cell after cell, within a cell in the order of the seeds.
+
+    Raises:
+        ValueError: As `fit_matched`, or if there is no seed.
+
+    Example:
+        >>> import torch
+        >>> x = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = {seed: (x[seed::2], (x[seed::2, 0] > 0.5).long()) for seed in (0, 1)}
+        >>> runs = fit_matched_each(
+        ...     lambda: nn.Linear(4, 2), data, cells=grid(lr=[0.5, 1.0]), stop_at_loss=0.5, epochs=60
+        ... )
+        >>> [(run.cell.lr, run.seed, run.reached) for run in runs]
+        [(0.5, 0, True), (0.5, 1, True), (1.0, 0, True), (1.0, 1, True)]
+    """
+    if not data:
+        raise ValueError("data is empty; there is no seed to train from")
+    found = [
+        run
+        for seed, (x, y, *_) in data.items()
+        for run in fit_matched(make_model, x, y, seeds=[seed], **options)
+    ]
+    order = list(dict.fromkeys(run.cell for run in found))
+    return MatchedGrid(sorted(found, key=lambda run: order.index(run.cell)))
 
 
 def _plain(cell: Cell) -> dict[str, Any]:

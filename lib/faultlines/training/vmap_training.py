@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,7 +84,7 @@ class VmapTraining(Training[History]):
             seed=first.seed, device=x.device,
         )  # fmt: skip
         self.stack = stack = StackedParameters([member.model for member in members])
-        self.options = {"dtype": stack.flat.dtype, "device": stack.flat.device}
+        self.options = cast(dict[str, Any], {"dtype": stack.flat.dtype, "device": stack.flat.device})
         self.numbers = {
             name: torch.tensor([float(getattr(member.objective, name)) for member in members], **self.options)
             for name in first.objective.per_member
@@ -101,7 +101,9 @@ class VmapTraining(Training[History]):
         x: Tensor,
         y: Tensor,
     ) -> tuple[Tensor, Terms]:
-        objective: Any = replace(self.members[0].objective, **numbers)  # pyright: ignore[reportArgumentType]  # every objective is a dataclass
+        objective: Any = replace(
+            cast(Any, self.members[0].objective), **numbers
+        )  # every objective is a dataclass
         return objective(lambda x: functional_call(self.stack.skeleton, (trained, fixed), (x,)), x, y)
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Terms]:
@@ -206,7 +208,7 @@ class StackedParameters:
     def __init__(self, models: Sequence[nn.Module]) -> None:
         first = models[0]
         self.skeleton = copy.deepcopy(first).to("meta")
-        named = [dict(model.named_parameters()) for model in models]
+        named: list[dict[str, Tensor]] = [dict(model.named_parameters()) for model in models]
         self._shapes = {name: p.shape for name, p in named[0].items() if p.requires_grad}
         self.flat: Float[Tensor, "member parameter"] = torch.stack(
             [torch.cat([p[name].detach().flatten() for name in self._shapes]) for p in named]

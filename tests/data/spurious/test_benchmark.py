@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faultlines.data import BENCHMARKS, benchmark_cells, render_groups, spurious_benchmark
+from faultlines.data import benchmark_cells, render_groups, spurious_benchmark
 from faultlines.data.spurious.benchmark import expand
+from faultlines.data.spurious.grouped import BENCHMARKS
 from faultlines.estimators import group_accuracy
 from faultlines.models import SmallCNN
 

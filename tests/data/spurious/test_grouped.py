@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from faultlines.data import BENCHMARKS, CLASSES, LOCATIONS, benchmark_cells
-from faultlines.data.spurious.grouped import m2m_cells, o2o_cells
+from faultlines.data import CLASSES, LOCATIONS, benchmark_cells
+from faultlines.data.spurious.grouped import BENCHMARKS, m2m_cells, o2o_cells
 
 # class -> locations in training and in the test, written out by hand from the published loader
 HOT, DARK, PALE = "desert mountain", "dirt jungle", "beach snow"

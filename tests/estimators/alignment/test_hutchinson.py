@@ -5,7 +5,7 @@ import torch
 from tests.estimators.alignment.exact_alignment import alignment_exact
 
 from faultlines.estimators.alignment import alignment_hutchinson
-from faultlines.models import ViT
+from faultlines.models import ViT, record
 
 SIZES = {"image_size": 4, "patch_size": 2, "channels": 1, "classes": 3, "dim": 8, "depth": 2, "heads": 4}
 
@@ -75,3 +75,18 @@ def test_errors(x):
         alignment_hutchinson(vit("differential"), x, probes=0)
     with pytest.raises(ValueError, match="records no attention"):
         alignment_hutchinson(torch.nn.Flatten(), x)
+
+
+@pytest.mark.parametrize("attention", ["differential", "softmax"])
+def test_map_norm_is_that_of_the_jacobian_of_the_recorded_map(x, attention):
+    model, rows = vit(attention), []
+    for layer in range(2):
+
+        def combined(z, layer=layer):
+            with record() as tape:
+                model(z[None])
+            return tape.maps[layer][0]
+
+        jacobians = torch.stack([torch.autograd.functional.jacobian(combined, z).flatten() for z in x])
+        rows.append((jacobians.square().sum(1) / combined(x[0]).shape[0]).sqrt())
+    assert torch.allclose(alignment_exact(model, x).map_norm(), torch.stack(rows, dim=1), rtol=1e-8)

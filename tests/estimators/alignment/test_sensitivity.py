@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from faultlines.estimators.alignment import (
     combined_norm,
-    depth_threshold,
     sensitivity_ratio,
     sensitivity_terms,
     sensitivity_threshold,
 )
+from faultlines.estimators.alignment.sensitivity import depth_threshold
 
 positive = st.floats(0.01, 20)
 cosines = st.floats(-1, 1)

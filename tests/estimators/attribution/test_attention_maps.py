@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from faultlines.estimators.attribution import gradient_rollout, raw_attention, rollout
+from faultlines.estimators.attribution import raw_attention, rollout
+from faultlines.estimators.attribution.attention_maps import gradient_rollout
 from faultlines.models import Attention, ViT, record
 
 

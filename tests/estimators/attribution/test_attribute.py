@@ -5,7 +5,9 @@ import torch
 from captum.attr import GuidedBackprop, LayerGradCam
 from torch import Tensor, nn
 
-from faultlines.estimators.attribution import METHODS, PIXEL_METHODS, attribute, grad_cam, guided_backprop
+from faultlines.estimators.attribution import attribute, grad_cam
+from faultlines.estimators.attribution.gradients import guided_backprop
+from faultlines.estimators.attribution.methods import METHODS, PIXEL_METHODS
 from faultlines.models import ViT
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from faultlines.attacks.explanation import ExplanationPGD, TopK
-from faultlines.estimators.attribution import METHODS, PIXEL_METHODS, attribute
+from faultlines.estimators.attribution import attribute
+from faultlines.estimators.attribution.methods import METHODS, PIXEL_METHODS
 from faultlines.models import ViT
 
 GRAPHED = sorted(set(METHODS) - {"guided_backprop"})

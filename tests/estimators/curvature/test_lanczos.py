@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.estimators.curvature import hutchinson, lanczos
+from faultlines.estimators.curvature.krylov import lanczos
+from faultlines.estimators.curvature.parameters import hutchinson
 
 
 def rng(seed=0):

@@ -12,7 +12,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from faultlines.estimators.curvature import HessianProduct, hessian_top, hessian_trace
+from faultlines.estimators.curvature import hessian_top, hessian_trace
+from faultlines.estimators.curvature.hessian_vector import HessianProduct
 from faultlines.models import MLP, ViT
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, svds
 
-from faultlines.estimators.lipschitz import jacobian_norm, leading_singular
+from faultlines.estimators.lipschitz import jacobian_norm
+from faultlines.estimators.lipschitz.jacobian import leading_singular
 from faultlines.models import ViT
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.estimators.lipschitz import READINGS, jacobian_norm, layer_lipschitz, local_lipschitz
-from faultlines.estimators.lipschitz.local import read_layer
+from faultlines.estimators.lipschitz import jacobian_norm, layer_lipschitz, local_lipschitz
+from faultlines.estimators.lipschitz.local import READINGS, read_layer
 from faultlines.models import ViT, record
 
 SIZES = {"image_size": 4, "patch_size": 2, "channels": 1, "classes": 3, "dim": 8, "depth": 3, "heads": 4}

@@ -1,4 +1,3 @@
-from .attack import ExplanationAttack as ExplanationAttack
 from .attack import ExplanationNoise as ExplanationNoise
 from .attack import ExplanationPGD as ExplanationPGD
 from .attack import ExplanationResult as ExplanationResult

@@ -1,7 +1,6 @@
 from .branches import tie_branches as tie_branches
 from .jacobians import layer_gradients as layer_gradients
 from .sensitivity import combined_norm as combined_norm
-from .sensitivity import depth_threshold as depth_threshold
 from .sensitivity import sensitivity_ratio as sensitivity_ratio
 from .sensitivity import sensitivity_terms as sensitivity_terms
 from .sensitivity import sensitivity_threshold as sensitivity_threshold

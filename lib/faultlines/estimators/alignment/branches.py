@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from faultlines.estimators.alignment.sensitivity import combined_norm
 from faultlines.models.differential import DifferentialAttention
 from faultlines.models.recorder import LayerRecord
 
@@ -52,6 +53,22 @@ class Alignment:
     def opposed(self) -> Tensor:
         r"""Where $\cos\theta < 0$, in the shape of `cosine`; its mean is the frequency of opposition."""
         return self.cosine < 0
+
+    def map_norm(self) -> Float[Tensor, "batch layer"]:
+        r"""Return the root mean square, over the maps of a layer, of the norm of a map's gradient.
+
+        The maps are $A_1 - \lambda A_2$ where something is subtracted, and the two heads of each pair otherwise, so
+        that layers with different numbers of maps compare. The quotient of the two is the ratio of Theorem 2.
+
+        Raises:
+            ValueError: If there are no pairs: the loss path has no gradient of a whole map.
+        """
+        if self.cosine.ndim != 3:
+            raise ValueError(f"cosine has shape {tuple(self.cosine.shape)}; [batch, layer, pair] is needed")
+        if self.lam is None:
+            return ((self.norm1.square() + self.norm2.square()) / 2).mean(dim=2).sqrt()
+        combined = combined_norm(self.norm1, self.norm2, self.cosine, self.lam[:, None])
+        return combined.square().mean(dim=2).sqrt()
 
 
 def cosine(inner: Tensor, norm1: Tensor, norm2: Tensor) -> Tensor:

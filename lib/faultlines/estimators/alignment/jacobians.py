@@ -124,7 +124,7 @@ def layer_gradients(model: nn.Module, x: Float[Tensor, "batch *shape"]) -> Layer
     if cells[0][0].combined is None:
         return LayerGradients(whole, spectral, None, None)
     norm1, norm2 = (
-        _grid(cells, lambda j, side=side: getattr(j, side).norm() / len(j.first) ** 0.5)
+        _grid(cells, lambda j, side=side: getattr(j, side).norm() / len(j.first) ** 0.5)  # type: ignore[misc]
         for side in ("first", "second")
     )
     inner = _grid(cells, lambda j: (j.first * j.second).sum() / len(j.first))

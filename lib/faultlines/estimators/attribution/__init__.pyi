@@ -1,4 +1,3 @@
-from .attention_maps import gradient_rollout as gradient_rollout
 from .attention_maps import raw_attention as raw_attention
 from .attention_maps import rollout as rollout
 from .averaged_gradients import integrated_gradients as integrated_gradients
@@ -6,9 +5,5 @@ from .averaged_gradients import smoothgrad as smoothgrad
 from .cam import grad_cam as grad_cam
 from .cam import logits_and_maps as logits_and_maps
 from .gradients import gradient as gradient
-from .gradients import guided_backprop as guided_backprop
 from .gradients import input_x_gradient as input_x_gradient
-from .methods import METHODS as METHODS
-from .methods import PIXEL_METHODS as PIXEL_METHODS
 from .methods import attribute as attribute
-from .methods import pixel_map as pixel_map

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def smoothgrad(
             generator = torch.Generator(x.device).manual_seed(0)
 
         def points(start: int, stop: int) -> Tensor:
-            options = {"generator": generator, "device": x.device, "dtype": x.dtype}
+            options: dict[str, Any] = {"generator": generator, "device": x.device, "dtype": x.dtype}
             noise = [
                 torch.randn(x.shape, **options) for _ in range(start, stop)
             ]  # the same in passes of any size

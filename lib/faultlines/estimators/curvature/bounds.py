@@ -15,6 +15,7 @@ there $\nabla_W f$ may cancel, and neither inequality need hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -96,7 +97,7 @@ def curvature_link(
     model = original(model)
     h, f = _from_layer_input(model, first, x, y)
     shifts = h.new_zeros(len(h), first.out_features)
-    options = {"steps": steps, "tol": tol, "end": "magnitude"}
+    options: dict[str, Any] = {"steps": steps, "tol": tol, "end": "magnitude"}
     generator = torch.Generator(x.device).manual_seed(0)
 
     def norms(at_input: bool) -> tuple[Tensor, Tensor]:

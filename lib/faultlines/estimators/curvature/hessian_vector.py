@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -132,7 +132,7 @@ class HessianProduct:
             noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
             draws.append(self._shares_at(z + noise))
         rounding = 1e3 * torch.finfo(z.dtype).eps
-        if None in (*draws[0], *draws[1]) or not torch.allclose(
+        if None in (*draws[0], *draws[1]) or not cast(Any, torch.allclose)(
             *map(torch.tensor, draws), rtol=rounding, atol=0
         ):
             raise ValueError(

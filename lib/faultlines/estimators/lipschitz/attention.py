@@ -49,7 +49,12 @@ def attention_bound(
       from $J_i 1 = 0$;
     - `covariance`: `centred` with the term of the query tokens exact,
       $\max_i \lVert V^\top J_i K W_Q^\top \rVert / \sqrt d$ (it is block diagonal), and row $i$ of
-      $Q W_K^\top$ weighted by its own $g_1(P_i)$.
+      $Q W_K^\top$ weighted by its own $g_1(P_i)$;
+    - `rowwise`: the spectral norm of the matrix of bounds of the Jacobian's blocks $\partial o_i / \partial x_j$,
+      $P_{ij} (\lVert W_V\rVert + \lVert v_j - \bar v_i\rVert \lVert W_K q_i\rVert / \sqrt d)$, with
+      $\bar v_i = \sum_j P_{ij} v_j$, and on the diagonal also $\lVert V^\top J_i K W_Q^\top \rVert / \sqrt d$. It
+      uses what the analysis of Havens et al. (ICML 2024) uses, weights and the unperturbed input; their own formula
+      could not be read, and this one is derived here.
 
     Theorem 3 is known to us second-hand; it was proved again. The formula of `castin` is recalled: it was
     derived again here (three terms, Cauchy-Schwarz, $\lVert P \rVert^2 \le n$), so it is a bound whatever the
@@ -60,8 +65,8 @@ def attention_bound(
     Heads are composed as `sum`, $\sum_h L_h$ with $W_V^h W_O^h$ in the place of $W_V$, or as `concat`,
     $\lVert W_O \rVert (\sum_h L_h^2)^{1/2}$; `min` takes the smaller.
 
-    Biases: those of keys, values and output drop out of the Jacobian. A query bias is part of `centred` and
-    `covariance`; the others assume it absent, and either raise, or *lift* it: tokens get a constant
+    Biases: those of keys, values and output drop out of the Jacobian. A query bias is part of `centred`,
+    `covariance` and `rowwise`; the others assume it absent, and either raise, or *lift* it: tokens get a constant
     coordinate 1 that $W_Q$ multiplies by the bias, which is the theorem for lifted tokens restricted to
     perturbations of the real ones.
 
@@ -170,7 +175,8 @@ def _centred(heads: Heads, query_bias: QueryBias) -> Tensor:
     return heads.norm_p * heads.norm_w_v + heads.norm_v_centred * steepness
 
 
-def _covariance(heads: Heads, query_bias: QueryBias) -> Tensor:
+def _own_term(heads: Heads) -> Float[Tensor, "batch head query"]:
+    # ||V^T J_i K W_Q^T|| / sqrt d: what query i does through its own scores
     own = []
     for p, v, k in zip(
         heads.maps, heads.v_centred, heads.k_centred, strict=True
@@ -178,9 +184,22 @@ def _covariance(heads: Heads, query_bias: QueryBias) -> Tensor:
         outer = v[..., :, None] * k[..., None, :]  # [head, key, value_dim, head_dim]
         moments = (p @ outer.flatten(-2)).unflatten(-1, outer.shape[-2:])
         covariance = moments - (p @ v)[..., :, None] * (p @ k)[..., None, :]  # V^T J_i K
-        own.append(spectral_norm(covariance @ heads.r_q[:, None].mT).amax(dim=-1) / heads.root_d)
+        own.append(spectral_norm(covariance @ heads.r_q[:, None].mT) / heads.root_d)
+    return torch.stack(own)
+
+
+def _covariance(heads: Heads, query_bias: QueryBias) -> Tensor:
+    own = _own_term(heads).amax(dim=-1)
     others = spectral_norm(heads.row_g1[..., None] * heads.q @ heads.r_k.mT) / heads.root_d
-    return heads.norm_p * heads.norm_w_v + torch.stack(own) + heads.norm_v_centred * others
+    return heads.norm_p * heads.norm_w_v + own + heads.norm_v_centred * others
+
+
+def _rowwise(heads: Heads, query_bias: QueryBias) -> Tensor:
+    reach = (heads.q @ heads.r_k.mT).norm(dim=-1, keepdim=True) / heads.root_d  # ||W_K q_i|| / sqrt d
+    read = heads.maps @ heads.v_centred  # the mean value that query i reads
+    away = (read[..., :, None, :] - heads.v_centred[..., None, :, :]).norm(dim=-1)  # ||v_j - mean_i||
+    blocks = heads.maps * (heads.norm_w_v[..., None, None] + reach * away) + _own_term(heads).diag_embed()
+    return spectral_norm(blocks)
 
 
 _BOUNDS: dict[str, Callable[[Heads, QueryBias], Tensor]] = {
@@ -194,6 +213,7 @@ _BOUNDS: dict[str, Callable[[Heads, QueryBias], Tensor]] = {
     "specformer": _specformer,
     "centred": _centred,
     "covariance": _covariance,
+    "rowwise": _rowwise,
 }
 
 

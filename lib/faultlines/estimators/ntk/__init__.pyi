@@ -6,6 +6,5 @@ from .ridge import kernel_alignment as kernel_alignment
 from .ridge import match_ridge as match_ridge
 from .ridge import signed_targets as signed_targets
 from .two_layer import finite_relu_ntk as finite_relu_ntk
-from .two_layer import kernels_by_width as kernels_by_width
 from .two_layer import relu_ntk as relu_ntk
 from .width import width_sweep as width_sweep

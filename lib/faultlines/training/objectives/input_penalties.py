@@ -1,4 +1,4 @@
-"""Penalties on derivatives in the input: plain controls that act on the network's output and not on its maps."""
+"""Penalties on derivatives in the input: on those of the loss, and on the gradient map itself."""
 
 from __future__ import annotations
 
@@ -104,6 +104,58 @@ class CurvaturePenalty(Objective):
         loss = loss / len(x)
         penalty = product.flatten(1).square().sum(dim=1).mean()
         return loss + self.coefficient * penalty, {"cross_entropy": loss, "curvature": penalty}
+
+
+@dataclass(frozen=True)
+class MapSteadiness(Objective):
+    r"""Cross-entropy plus `coefficient` times the mean of $1 - \cos(\nabla_x f_y(x), \nabla_x f_y(x + h s))$.
+
+    It acts on what an explanation shows, the signed gradient $\nabla_x f_y$ of the logit of the sample's class, and not
+    on the loss: the map at a sample and the map beside it are made to point the same way. The offset $h s$ has random
+    signs $s$, new in every step, from torch's global generator, which `fit` seeds. A vectorised call for several
+    networks at once has no such generator and is refused. Batch normalisation in training mode makes a sample's logit
+    depend on the others, and its gradient is then that of the batch's sum.
+
+    Costs two gradients in the input and a pass back through both, about five times cross-entropy. Attention stays in
+    its explicit form, for a fused kernel has no second derivative.
+
+    Args:
+        coefficient: Non-negative.
+        step: $h > 0$, by which every entry of $x$ is moved.
+
+    Raises:
+        ValueError: If `coefficient` is negative or `step` not positive; at the call, inside a transform of
+            `torch.func`.
+    """
+
+    draws: ClassVar[bool] = True
+
+    coefficient: float
+    step: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("coefficient", self.coefficient, low=0)
+        check_number("step", self.step, low=torch.finfo(torch.float32).tiny)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum and its terms `cross_entropy` and `turn`, one minus the mean cosine."""
+        if torch._C._functorch.peek_interpreter_stack():  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs lack it
+            raise ValueError(
+                "MapSteadiness draws random signs, and has none inside vmap; train one at a time"
+            )
+        logits: list[Tensor] = []
+
+        def own_class(x: Tensor) -> Tensor:
+            with explicit_attention():
+                logits.append(model(x))
+            return logits[-1].gather(1, y[:, None]).sum()
+
+        signs = 2.0 * torch.randint(0, 2, x.shape, device=x.device).to(x.dtype) - 1
+        here, _ = gradient_and_value(own_class, x)
+        beside, _ = gradient_and_value(own_class, x + self.step * signs)
+        loss = F.cross_entropy(logits[0], y)
+        turn = 1 - F.cosine_similarity(here.flatten(1), beside.flatten(1), dim=1).mean()
+        return loss + self.coefficient * turn, {"cross_entropy": loss, "turn": turn}
 
 
 def gradient_and_value(

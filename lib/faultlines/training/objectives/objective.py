@@ -16,15 +16,17 @@ class Objective:
     """Base of the objectives: a frozen dataclass of numbers, called as `objective(model, x, y)`.
 
     The model is any callable from inputs to logits, so that one objective serves a plain module and
-    `torch.func.functional_call` under `vmap` alike. For the same reason an objective draws no random number
-    and branches on no tensor's value.
+    `torch.func.functional_call` under `vmap` alike. For the same reason an objective
+    branches on no tensor's value, and says so if it draws random numbers: those of one network at a time.
 
     Attributes:
         per_member: Names of the fields that may be scalar tensors, and that may therefore differ between the
             members of an ensemble that is trained in one vectorised call.
+        draws: Whether it draws random numbers, which a vectorised call refuses.
     """
 
     per_member: ClassVar[tuple[str, ...]] = ()
+    draws: ClassVar[bool] = False
 
     def __call__(
         self, model: Model, x: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"]
