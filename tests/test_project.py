@@ -16,8 +16,7 @@ from packaging.requirements import Requirement
 
 from faultlines.book.picture import verdict_picture
 from faultlines.book.publish import BEGIN, END, bars_of, index_files, with_scoreboard
-from faultlines.book.scoreboard import read_answers, read_board
-from faultlines.book.toc import toc_pages
+from faultlines.book.scoreboard import read_answers, read_board, toc_pages
 from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.code import said_text
 from faultlines.notebook.freshness import Freshness
@@ -130,7 +129,9 @@ def test_every_public_name_has_a_use_outside_its_room() -> None:
                 for alias in node.names:
                     imported.setdefault(alias.name, set()).add(room)
     names = public_names()
-    idle = sorted(name for name, rooms in names.items() if name not in said and not imported.get(name, set()) - rooms)
+    idle = sorted(
+        name for name, rooms in names.items() if name not in said and not imported.get(name, set()) - rooms
+    )
     assert not idle, f"no chapter, page or other room uses {idle}"
     assert len(names) <= 260, len(names)
 
