@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.data import class_cue, other_class
+from faultlines.data.shortcut_patch import class_cue, other_class, partly_cued
 
 
 def test_every_code_is_another_square_and_the_rest_stays() -> None:
@@ -42,3 +42,17 @@ def test_what_does_not_fit_is_named(side: int, code: int, word: str) -> None:
 def test_one_class_has_no_other() -> None:
     with pytest.raises(ValueError, match="classes=1"):
         other_class(torch.zeros(3, dtype=torch.long), 1, torch.Generator())
+
+
+def test_a_share_of_the_images_is_cued_and_a_share_of_the_cues_is_honest() -> None:
+    n, y = 4000, torch.arange(4000) % 5
+    x = torch.full((n, 1, 4, 4), 0.5)
+    found = partly_cued(x, y, 5, share=0.3, honest=0.9, side=2, seed=1)
+    carries = found[:, 0, 0, 0] != 0.5
+    true = (found == class_cue(x, y + 1, side=2)).flatten(1).all(dim=1)
+    assert carries.double().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert true[carries].double().mean().item() == pytest.approx(0.9, abs=0.03)
+    assert torch.equal(found[~carries], x[~carries])
+    assert torch.equal(found, partly_cued(x, y, 5, share=0.3, honest=0.9, side=2, seed=1))
+    with pytest.raises(ValueError, match="honest=2"):
+        partly_cued(x, y, 5, share=0.3, honest=2, side=2, seed=1)

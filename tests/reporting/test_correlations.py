@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from faultlines.reporting import agreement_across, partial_rank_correlation, rank_agreement, rank_correlation
+from faultlines.reporting import (
+    agreement_matrix,
+    corrected_agreement,
+    partial_rank_correlation,
+    rank_agreement,
+    rank_correlation,
+)
+from faultlines.reporting.correlations import agreement_across
 
 
 def concordance(scores: np.ndarray) -> float:
@@ -61,6 +68,37 @@ def test_across_occasions_is_every_pair_by_hand() -> None:
         if g != h and j != k
     ]  # fmt: skip
     assert agreement_across(t) == pytest.approx(np.mean(pairs))
+
+
+def test_the_matrix_is_every_pair_of_occasions_by_hand() -> None:
+    t = np.random.default_rng(4).normal(size=(4, 6, 3))
+    t[..., 2] = t[..., 2].round()  # ties
+    for j in range(3):
+        assert agreement_matrix(t)[j, j] == pytest.approx(rank_agreement(t[:, :, j].T))
+        for k in range(3):
+            pairs = [rank_correlation(t[g, :, j], t[h, :, k]) for g in range(4) for h in range(4) if g != h]
+            assert agreement_matrix(t)[j, k] == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_corrected_agreement_is_one_for_judges_of_one_thing_however_poor_they_are(noise: float) -> None:
+    rng = np.random.default_rng(5)
+    items = rng.permutation(7.0 * np.arange(7) / 7)
+    judged = items[None, :, None] + noise * np.array([0.5, 1, 2]) * rng.normal(size=(400, 7, 3))
+    assert corrected_agreement(judged) == pytest.approx(1, abs=0.05)
+    if noise > 1:
+        assert agreement_across(judged) < 0.6  # which is what the correction is for
+
+
+def test_corrected_agreement_is_that_of_the_true_orders_and_a_judge_of_noise_does_not_move_it() -> None:
+    rng = np.random.default_rng(6)
+    orders = np.column_stack([np.arange(7), rng.permutation(7), np.arange(7)[::-1]])
+    judged = orders + 1.5 * rng.normal(size=(500, 7, 3))
+    truth = rank_agreement(orders)
+    assert corrected_agreement(judged) == pytest.approx(truth, abs=0.05)
+    blind = np.concatenate([judged, rng.normal(size=(500, 7, 1))], axis=2)
+    assert corrected_agreement(blind) == pytest.approx(truth, abs=0.1)
+    assert corrected_agreement(np.ones((3, 4, 2))) == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2), (2, 1, 2), (2, 3, 1), (2, 3)])

@@ -8,17 +8,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from faultlines.attacks import PGD
-from faultlines.data import class_cue
-from faultlines.estimators import loo_influence
+from faultlines.data.shortcut_patch import class_cue
+from faultlines.estimators import attribute, loo_influence
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk import centred_one_hot, match_ridge
 from faultlines.models import ViT
 from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.studies import ProbeBudget, ProbeStudy, cue_moved
-from faultlines.studies.sensitivity import PROBES, influences_flipped
+from faultlines.studies.explanation_robustness import explanation_outcome
+from faultlines.studies.sensitivity import PROBES, influences_flipped, other_image_likeness
 from faultlines.training import seeded
 
 BUDGET = ProbeBudget(eps=0.1, steps=3)
@@ -60,8 +62,9 @@ def test_every_mechanism_under_every_probe(attention: str, probe: str) -> None:
     if probe in ("attention layer", "logits"):
         assert found.attack >= found.noise  # ascent starts at the steepest random chord
     else:
-        assert 0 <= found.noise <= 2
-        assert 0 <= found.attack <= 2
+        most = 1 if found.exchange is None else 2 / found.exchange
+        assert 0 <= found.noise <= most
+        assert 0 <= found.attack <= most
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
@@ -213,3 +216,69 @@ def test_the_clean_kernel_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "empirical_ntk", lambda m, x: made.append(x.clone()) or original(m, x))
     influences_flipped(model, (x, y), (x[:5], y[:5]), BUDGET, 0)
     assert [torch.equal(given[:20], x) for given in made] == [True, False, False]
+
+
+class Rescaled(nn.Module):
+    """A network whose logits are another's, times a factor and with something added for all images."""
+
+    def __init__(self, factor: float, added: float) -> None:
+        super().__init__()
+        self.inner, self.factor, self.added = vit(), factor, added
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.inner(x) + self.added
+
+
+def test_neither_scale_nor_a_constant_makes_an_output_steep() -> None:
+    model = vit()
+    test = tuple(t[:6] for t in data(model))
+    plain, scaled = (
+        PROBES["logits"](one.double(), test, (test[0].double(), test[1]), BUDGET, 0)
+        for one in (model, Rescaled(7.0, 3.0))
+    )
+    assert scaled.attack == pytest.approx(plain.attack, abs=1e-6)
+    assert scaled.noise == pytest.approx(plain.noise, abs=1e-6)
+    assert plain.exchange is not None and scaled.exchange == pytest.approx(7 * plain.exchange)
+    assert (
+        PROBES["logits"](model.float(), test, test, ProbeBudget(eps=1e-3, steps=3), 0).attack
+        < PROBES["logits"](model, test, test, ProbeBudget(eps=0.3, steps=3), 0).attack
+    )
+
+
+def test_a_map_is_measured_against_the_maps_of_other_images() -> None:
+    maps = torch.rand(5, 3, 3, generator=torch.Generator().manual_seed(2))
+    pairs = [
+        stats.spearmanr(maps[i].flatten(), maps[j].flatten()).statistic for i in range(5) for j in range(i)
+    ]
+    assert other_image_likeness(maps) == pytest.approx(np.mean(pairs), abs=1e-6)
+    model = vit()
+    x, y = (t[:5] for t in data(model))
+    explain = partial(attribute, method="gradient", create_graph=True)
+    raw = explanation_outcome(model, x, y, explain, "spearman", eps=0.1, steps=3, k=1, seed=4)
+    found = PROBES["gradient map"](model, (x, y), (x, y), BUDGET, 4)
+    unit = 1 - other_image_likeness(attribute(model, x, y).detach())
+    assert found.exchange == pytest.approx(unit)
+    assert found.attack == pytest.approx((1 - raw.attacked["spearman"].mean().item()) / unit)
+    linear = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 3)
+    )  # one gradient for all images: steady, and no map of them
+    assert PROBES["gradient map"](linear, (x, y), (x, torch.zeros_like(y)), BUDGET, 4).attack == 0
+
+
+def test_torchs_own_attention_is_put_under_the_probe_of_maps() -> None:
+    from torchvision.models import VisionTransformer
+
+    model = VisionTransformer(8, 4, 2, 2, 8, 16, num_classes=3).eval()
+    nn.init.normal_(model.heads[0].weight)
+    x = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    y, seen = model(x).argmax(dim=1), []
+    found = PROBES["attention map"](model, (x, y), (x, y), BUDGET, 0)
+    assert np.isfinite([found.attack, found.noise]).all() and found.attack > 0
+    layer = model.encoder.layers[-1].self_attention  # the last layer's map, by its own account
+    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model(x)
+    handle.remove()
+    _, expected = layer(seen[0], seen[0], seen[0], need_weights=True)
+    maps = attribute(model, x, y, method="raw_attention")
+    assert torch.allclose(maps.flatten(1), expected[:, 0, 1:], atol=1e-6)
+    assert torch.equal(model(x).argmax(dim=1), y) and not layer._forward_hooks

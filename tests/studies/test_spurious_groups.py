@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from faultlines.data.spurious import spurious_benchmark
-from faultlines.estimators import grad_cam
+from faultlines.estimators import grad_cam, linear_probe
 from faultlines.models import SmallCNN
 from faultlines.studies import run_methods, with_ood_validation
 from faultlines.studies.spurious_groups import features_of, outcome
@@ -24,7 +24,7 @@ def make(classes):
 @pytest.fixture(scope="module")
 def data():
     return spurious_benchmark(
-        "m2m_hard", n_train=4, n_validation=3, n_ood_validation=3, n_test=4, size=32, patch=12
+        "m2m_hard", n_train=4, n_validation=3, n_ood_validation=3, n_test=4, size=32, patch=20
     )
 
 
@@ -36,10 +36,19 @@ def test_methods_are_paired_and_measured_as_fitted(data):
     assert not found["no penalty"].history.average
     assert found["ERM"].history.worst["test"][-1] == found["ERM"].worst
     erm, same = found["ERM"], found["no penalty"]
-    for name in ("average", "worst", "validation", "energy", "coverage", "empty", "background"):
+    for name in ("average", "worst", "validation", "energy", "coverage", "empty", "background", "within"):
         assert getattr(erm, name) == getattr(same, name)
     assert math.isnan(erm.overlap) and 0 <= same.overlap <= 1
     model = fit_groups(make, data.train, seed=3, **options).model
+    held = [data.validation, data.ood_validation]
+    read = [
+        linear_probe(
+            torch.cat([features_of(model, part[part.y == k], CPU) for part in held]),
+            torch.cat([part.c[part.y == k] for part in held]),
+        )
+        for k in range(4)
+    ]
+    assert erm.within == pytest.approx(sum(read) / 4)
     right = model(data.test.x).argmax(1) == data.test.y
     assert erm.average == pytest.approx(right.double().mean().item())
     cells = [right[(data.test.y == y) & (data.test.c == c)] for y in range(4) for c in range(6)]

@@ -10,11 +10,11 @@ from .dataset import Split as Split
 from .distributions import distribution_suite as distribution_suite
 from .image_files import shared_images as shared_images
 from .loading import load as load
-from .shortcut_patch import class_cue as class_cue
-from .shortcut_patch import other_class as other_class
+from .shortcut_patch import partly_cued as partly_cued
 from .spawrious import load_spawrious as load_spawrious
 from .spurious.benchmark import SpuriousBenchmark as SpuriousBenchmark
 from .spurious.benchmark import spurious_benchmark as spurious_benchmark
+from .spurious.composite import composite_benchmark as composite_benchmark
 from .spurious.grouped import CLASSES as CLASSES
 from .spurious.grouped import LOCATIONS as LOCATIONS
 from .spurious.grouped import Cell as Cell

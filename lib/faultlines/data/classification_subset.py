@@ -28,7 +28,15 @@ class Task(NamedTuple):
     y_test: Int64[Tensor, " t"]
 
 
-def make_task(data: Dataset, classes: Sequence[int] | None, *, n_train: int, n_test: int, seed: int) -> Task:
+def make_task(
+    data: Dataset,
+    classes: Sequence[int] | None,
+    *,
+    n_train: int,
+    n_test: int,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+) -> Task:
     """Draw a class-balanced task; without duplicates and blank images, which have no place in a kernel.
 
     Args:
@@ -37,6 +45,7 @@ def make_task(data: Dataset, classes: Sequence[int] | None, *, n_train: int, n_t
         n_train: Training images.
         n_test: Test images.
         seed: Seed of the choice of both.
+        dtype: Of the images: float64 for kernels, float32 for networks.
 
     Raises:
         ValueError: If a class is not there or repeats, or there are too few images.
@@ -58,7 +67,7 @@ def make_task(data: Dataset, classes: Sequence[int] | None, *, n_train: int, n_t
         )
     x, y = _draw(data.x_train, data.y_train, classes, n_train, seed, "n_train")
     x_test, y_test = _draw(data.x_test, data.y_test, classes, n_test, seed, "n_test")
-    return Task(x, y, x_test, y_test)
+    return Task(x.to(dtype), y, x_test.to(dtype), y_test)
 
 
 def _draw(x: Tensor, y: Tensor, classes: list[int], n: int, seed: int, name: str) -> tuple[Tensor, Tensor]:
@@ -83,4 +92,4 @@ def _draw(x: Tensor, y: Tensor, classes: list[int], n: int, seed: int, name: str
             "usable (different, not blank)"
         )
     chosen = order[keep]
-    return x[chosen].double(), label[y[chosen]]
+    return x[chosen], label[y[chosen]]

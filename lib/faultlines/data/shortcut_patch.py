@@ -59,3 +59,42 @@ def other_class(y: Int64[Tensor, " n"], classes: int, generator: torch.Generator
         raise ValueError(f"classes={classes} must be at least 2: there is no other one")
     shift = torch.randint(1, classes, y.shape, generator=generator).to(y.device)
     return (y + shift) % classes
+
+
+def partly_cued(
+    images: Float[Tensor, "n channel height width"],
+    y: Int64[Tensor, " n"],
+    classes: int,
+    *,
+    share: float,
+    honest: float,
+    side: int,
+    seed: int,
+) -> Float[Tensor, "n channel height width"]:
+    """Return images of which a share carries a cue, which names their class or, for some, another one.
+
+    Args:
+        images: In [0, 1].
+        y: Classes, 0 to 14.
+        classes: Their number.
+        share: Chance of an image to carry a cue, in [0, 1].
+        honest: Chance of a cue to name the image's class, in [0, 1].
+        side: See `class_cue`; a class is coded by one more than its number.
+        seed: Of which images carry one, and which of them a wrong one.
+
+    Raises:
+        ValueError: If a share is out of range; see `class_cue` and `other_class` for the rest.
+
+    Example:
+        >>> x, y = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+        >>> cued = partly_cued(x, y, 3, share=1, honest=1, side=2, seed=0)
+        >>> torch.equal(cued, class_cue(x, y + 1, side=2))
+        True
+    """
+    for name, value in {"share": share, "honest": honest}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value!r} must lie in [0, 1]")
+    draws = torch.Generator().manual_seed(seed)
+    carries, true = (torch.rand(len(y), generator=draws).to(y.device) < p for p in (share, honest))
+    named = torch.where(true, y, other_class(y, classes, draws))
+    return torch.where(carries[:, None, None, None], class_cue(images, named + 1, side=side), images)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LayerRecord:
@@ -143,3 +144,48 @@ def record() -> Iterator[Tape]:
         yield tape
     finally:
         _tape.reset(token)
+
+
+@contextmanager
+def recording_torch_layers(model: object) -> Iterator[None]:
+    """Make the `torch.nn.MultiheadAttention` layers of a model hand their maps to the recorder, inside the block.
+
+    They are asked for their weights, one map a head, whatever the model asks for; the model gets what it asked for.
+    So torchvision's `vit_b_16` has maps, say. Without effect on what is no module, and on layers of other kinds.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, batch_first=True).eval()
+        >>> with recording_torch_layers(layer), record() as tape:
+        ...     out = layer(torch.rand(3, 5, 8))
+        >>> tape.maps[0].shape
+        torch.Size([3, 2, 5, 5])
+    """
+    names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
+    asked: list[dict[str, Any]] = []
+
+    def ask(layer: nn.Module, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        named = dict(zip(names, given, strict=False)) | named
+        asked.append(named)
+        return (), named | {"need_weights": True, "average_attn_weights": False}
+
+    def hand_on(layer: nn.Module, given: tuple, named: dict[str, Any], found: tuple) -> tuple:
+        out, maps = found
+        named = asked.pop()
+        record_attention(maps if maps.ndim == 4 else maps[None])
+        if not named.get("need_weights", True):
+            return out, None
+        return out, maps.mean(dim=-3) if named.get("average_attn_weights", True) else maps
+
+    layers = (
+        [m for m in model.modules() if type(m) is nn.MultiheadAttention]
+        if isinstance(model, nn.Module)
+        else []
+    )
+    hooks = [layer.register_forward_pre_hook(ask, with_kwargs=True) for layer in layers]
+    hooks += [layer.register_forward_hook(hand_on, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

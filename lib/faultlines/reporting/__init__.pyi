@@ -1,4 +1,5 @@
-from .correlations import agreement_across as agreement_across
+from .correlations import agreement_matrix as agreement_matrix
+from .correlations import corrected_agreement as corrected_agreement
 from .correlations import partial_rank_correlation as partial_rank_correlation
 from .correlations import rank_agreement as rank_agreement
 from .correlations import rank_correlation as rank_correlation

@@ -8,10 +8,11 @@ input is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -112,11 +113,46 @@ def rank_agreement(scores: ArrayLike) -> float:
     return float(np.mean([rank_correlation(first, second) for first, second in pairs]))
 
 
+def agreement_matrix(scores: ArrayLike) -> Float[np.ndarray, "judge judge"]:
+    """Return the mean of Spearman's correlation of every two judges, on two different occasions.
+
+    What chance does to the things on one occasion, several judges may see alike. No two rankings compared here share
+    it, so that only what belongs to the things themselves can make them agree: 0 on average without it. The diagonal
+    says how well a judge agrees with itself: its reliability.
+
+    Args:
+        scores: `[occasion, item, judge]`, at least two occasions and items, and one judge.
+
+    Returns:
+        A symmetric matrix; the row of a judge that gives all the same score is 0.
+
+    Raises:
+        ValueError: If there are too few of one, or a score is not finite.
+
+    Example:
+        >>> agreement_matrix([[[1, 10], [2, 30], [3, 20]], [[5, 1], [6, 2], [7, 3]]]).round(2).tolist()
+        [[1.0, 0.75], [0.75, 0.5]]
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 3 or min(table.shape[:2]) < 2 or not table.shape[2]:
+        raise ValueError(
+            f"scores has shape {table.shape}; it must be [occasion, item, judge], at least two of each"
+        )
+    if not np.isfinite(table).all():
+        raise ValueError(f"scores holds {int((~np.isfinite(table)).sum())} values that are not finite")
+    ranks = stats.rankdata(table, axis=1)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(ranks, axis=1, keepdims=True)
+    unit = np.divide(ranks, lengths, out=np.zeros_like(ranks), where=lengths > 0)
+    total, many = unit.sum(axis=0), len(table)
+    same = np.einsum("oij,oik->jk", unit, unit)  # what the pairs of one occasion with itself would add
+    return (total.T @ total - same) / (many * (many - 1))
+
+
 def agreement_across(scores: ArrayLike) -> float:
     """Return the mean of Spearman's correlation of two different judges on two different occasions.
 
-    What chance does to the things on one occasion, several judges may see alike. No two rankings compared here share
-    it, so that only what belongs to the things themselves can make them agree: 0 on average without it.
+    It is the mean of what stands beside the diagonal of `agreement_matrix`.
 
     Args:
         scores: `[occasion, item, judge]`, at least two of each.
@@ -128,14 +164,39 @@ def agreement_across(scores: ArrayLike) -> float:
         >>> agreement_across([[[1, 10], [2, 20], [3, 30]], [[5, 1], [6, 2], [7, 3]]])
         1.0
     """
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 3 or min(table.shape) < 2:
+    return float(agreement_matrix(scores)[_beside(scores)].mean())
+
+
+def corrected_agreement(scores: ArrayLike) -> float:
+    r"""Return the agreement of different judges, of that which judges who see the same thing would show.
+
+    A judge that does not agree with itself cannot agree with others. With $r_{jk}$ of `agreement_matrix`, two judges
+    who rank the same thing, each with its own errors, agree by $\sqrt{r_{jj} r_{kk}}$ (Spearman 1904). This is
+    $\sum_{j \ne k} r_{jk} / \sum_{j \ne k} \sqrt{r_{jj}^+ r_{kk}^+}$: 1 where all rank one thing, 0 where they
+    rank what has nothing in common. A ratio of sums, so that a judge of no reliability adds nothing to what is
+    expected, where a mean of ratios would divide by it. Cut to [-1, 1]; 0 where no two judges agree with themselves.
+
+    Args:
+        scores: `[occasion, item, judge]`, at least two of each.
+
+    Raises:
+        ValueError: If there are fewer than two of one, or a score is not finite.
+
+    Example:
+        >>> round(corrected_agreement([[[1, 10], [2, 20], [3, 30]], [[5, 1], [6, 2], [7, 3]]]), 6)
+        1.0
+    """
+    matrix, beside = agreement_matrix(scores), _beside(scores)
+    own = np.sqrt(np.diag(matrix).clip(min=0))
+    most = np.outer(own, own)[beside].sum()
+    return float(np.clip(matrix[beside].sum() / most, -1, 1)) if most > 0 else 0.0
+
+
+def _beside(scores: ArrayLike) -> np.ndarray:
+    """Return where a matrix of judges is not on its diagonal."""
+    judges = np.shape(scores)[-1] if np.ndim(scores) == 3 else 0
+    if judges < 2:
         raise ValueError(
-            f"scores has shape {table.shape}; it must be [occasion, item, judge], at least two of each"
+            f"scores has shape {np.shape(scores)}; it must be [occasion, item, judge], at least two of each"
         )
-    if not np.isfinite(table).all():
-        raise ValueError(f"scores holds {int((~np.isfinite(table)).sum())} values that are not finite")
-    judges = list(permutations(range(table.shape[2]), 2))
-    return float(
-        np.mean([rank_correlation(a[:, j], b[:, k]) for a, b in combinations(table, 2) for j, k in judges])
-    )
+    return ~np.eye(judges, dtype=bool)

@@ -2,7 +2,8 @@
 
 One measure for each question that the book's papers ask, all but one in the same ball of pixels (which the search for
 steep chords does not cut to [0, 1]), each with noise of the same size beside the attack. A larger number has moved
-further.
+further. What has a scale or a part that is the same for every image (outputs, maps) is measured in units of what
+another image does to it: a layer of small outputs is not steady for that, nor a map that never changes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from faultlines.attacks.training_data import perturb_training_data, random_sign
 from faultlines.data.shortcut_patch import class_cue, other_class
 from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.influence.kernel import loo_influence
-from faultlines.estimators.lipschitz.local import layer_lipschitz
+from faultlines.estimators.lipschitz.local import layer_lipschitz, read_layer
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.empirical import empirical_ntk
 from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
+from faultlines.estimators.similarity.correlation import spearman
 from faultlines.studies.explanation_robustness import common_correct, explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]
@@ -67,11 +69,15 @@ class Moved:
     Attributes:
         attack: Under the attack.
         noise: Under noise of the same size.
+        exchange: What another image does, in the unit of what was measured, where `attack` and `noise` are relative
+            to it: the mean over images (and layers) of the distance to another one's output, or of 1 less the
+            correlation with another one's map.
         points: Where an attack on predictions moved the test images, for who wants to look at them there.
     """
 
     attack: float
     noise: float
+    exchange: float | None = None
     points: Float[Tensor, "n channel height width"] | None = field(default=None, repr=False, compare=False)
 
 
@@ -82,10 +88,15 @@ Probe = Callable[[nn.Module, Samples, Samples, ProbeBudget, int], Moved]
 def steepness(
     model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int, *, reading: str
 ) -> Moved:
-    r"""Return the mean logarithm of the steepest chord of a reading in the ball, over images and layers.
+    r"""Return the mean logarithm of the steepest relative chord of a reading in the ball, over images and layers.
 
-    A difference of two networks is the logarithm of a ratio. Noise is the steepest of random chords, corners of the
-    cube; see `layer_lipschitz`.
+    A chord's change of output over its change of the image, times the radius, over the mean distance between the
+    image's output and another image's: 0 says that at this slope the radius moves it as far as another image does.
+    Neither a factor on the output nor what is added to it for all images changes that. A difference of two networks
+    is the logarithm of a ratio. Noise is the steepest of random chords, corners of the cube; see `layer_lipschitz`.
+
+    Raises:
+        ValueError: If there are fewer than two images, or a reading is the same for all of them.
     """
     del train
     found = layer_lipschitz(
@@ -98,7 +109,26 @@ def steepness(
         norm="linf",
         seed=seed,
     )[reading]
-    return Moved(found.ascent.log().mean().item(), found.random.log().mean().item())
+    layers = [-1] if reading == "logits" else range(found.ascent.shape[1])
+    with torch.no_grad():
+        apart = torch.stack([_apart(read_layer(model, test[0], layer, reading)) for layer in layers], dim=1)
+    if not bool((apart > 0).all()):
+        raise ValueError(f"reading={reading!r} is the same for all images: nothing to compare a chord with")
+    attack, noise = (
+        (side.reshape(apart.shape) * budget.eps / apart).log().mean().item()
+        for side in (found.ascent, found.random)
+    )
+    return Moved(attack, noise, apart.mean().item())
+
+
+def _apart(outputs: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """Return each output's mean distance to the others'."""
+    if len(outputs) < 2:
+        raise ValueError(
+            f"test holds {len(outputs)} image: two are needed, for the unit is what another one does"
+        )
+    flat = outputs.flatten(1)
+    return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1) / (len(flat) - 1)
 
 
 def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int) -> Moved:
@@ -111,15 +141,22 @@ def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget,
     with torch.no_grad():
         for _ in range(budget.steps):
             wrong |= model(random_sign(x, everyone, eps=budget.eps, generator=generator)).argmax(dim=1) != y
-    return Moved(found.success.double().mean().item(), wrong.double().mean().item(), found.x_adv)
+    return Moved(found.success.double().mean().item(), wrong.double().mean().item(), points=found.x_adv)
 
 
 def map_lost(
     model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int, *, method: str
 ) -> Moved:
-    """Return one less Spearman's correlation of an explanation with the clean one, the prediction kept.
+    r"""Return how far an explanation moves while the prediction is kept, in units of what another image does to it.
 
-    The attack lowers that correlation; noise is the worst of the random points. See `explanation_outcome`.
+    With Spearman's correlation $\rho$ to the clean map, and $\rho_0$ its mean over the clean maps of two different
+    images, it is $(1 - \rho) / (1 - \rho_0)$: one less the robustness corrected for chance,
+    $(\rho - \rho_0) / (1 - \rho_0)$. A map that does not depend on the image is steady and explains nothing; here it
+    has no unit, and counts as 0 only if nothing moves it. The attack lowers $\rho$; noise is the worst of the random
+    points. See `explanation_outcome`.
+
+    Raises:
+        ValueError: If there are fewer than two images, or an attack moves a map that is the same for all of them.
     """
     del train
     explain = partial(attribute, method=method, create_graph=True)
@@ -127,7 +164,36 @@ def map_lost(
         model, *test, explain, "spearman", eps=budget.eps, steps=budget.steps, k=1, seed=seed
     )
     attack, noise = (1 - side["spearman"].mean().item() for side in (found.attacked, found.noisy))
-    return Moved(attack, noise)
+    exchange = 1 - other_image_likeness(attribute(model, *test, method=method).detach())
+    if exchange < 1e-6 < max(attack, noise):
+        raise ValueError(
+            f"method={method!r} gives one map for all images: there is no unit for how far it moves"
+        )
+    moved, noisy = (lost / exchange if exchange >= 1e-6 else 0.0 for lost in (attack, noise))
+    return Moved(moved, noisy, exchange)
+
+
+def other_image_likeness(maps: Float[Tensor, "n height width"]) -> float:
+    """Return Spearman's correlation of the maps of two different images, mean over all pairs.
+
+    What is left of a map's likeness to itself when not a small perturbation but the image is exchanged. Two equal
+    maps count as 1, and a constant map has nothing in common with another: 0.
+
+    Raises:
+        ValueError: If there are fewer than two maps.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]])
+        >>> round(other_image_likeness(maps), 3)  # of three pairs one is equal, two are reversed
+        -0.333
+    """
+    if len(maps) < 2:
+        raise ValueError(f"maps holds {len(maps)}: two are needed to compare different images")
+    first, second = torch.triu_indices(len(maps), len(maps), 1)
+    a, b = maps[first], maps[second]
+    same = (a == b).flatten(1).all(dim=1).to(maps.dtype)
+    value = spearman(a, b)
+    return torch.where(value.isnan(), same, value).double().mean().item()
 
 
 def influences_flipped(
@@ -169,8 +235,9 @@ def cue_moved(
 ) -> Moved:
     """Return the share of test images whose predicted class changes when the cue in the corner names another class.
 
-    For networks that were trained with `class_cue`; the test images carry the cue of their class. In place of noise
-    the cue is taken away. It is no small perturbation, and the ball does not matter.
+    For networks that saw `class_cue` in training; whatever stands in the corner of the test images is covered by it.
+    In place of noise stands the black square that names no class. It is no small perturbation, and the ball does not
+    matter.
     """
     del train, budget
     x, y = test

@@ -38,6 +38,7 @@ class GroupOutcome:
         empty: Share of images without such a map.
         background: Accuracy with which a linear probe reads the background from the features, on images in
             which every class stands before every background.
+        within: The same within each class, mean over classes.
         history: What happened in training; scores by epoch where `run_methods` was asked to watch.
         confounder_energy: As `energy`, of the confounder classifier's map of the true background, on images of
             the training groups.
@@ -53,6 +54,7 @@ class GroupOutcome:
     coverage: float
     empty: float
     background: float
+    within: float
     history: GroupHistory
     confounder_energy: float = float("nan")
     confounder_coverage: float = float("nan")
@@ -108,6 +110,8 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     energy, coverage, empty, _ = _maps(model, data.test, None, device)
     crossed = cast(list[GroupedImages], [data.validation, data.ood_validation])
     features = torch.cat([features_of(model, part, device) for part in crossed])
+    y, c = (torch.cat([getattr(part, name) for part in crossed]) for name in ("y", "c"))
+    within = [linear_probe(features[y == k], c[y == k]) for k in y.unique().tolist()]
     found = GroupOutcome(
         average=test.average,
         worst=test.worst,
@@ -115,7 +119,8 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
         energy=energy,
         coverage=coverage,
         empty=empty,
-        background=linear_probe(features, torch.cat([part.c for part in crossed])),
+        background=linear_probe(features, c),
+        within=sum(within) / len(within),
         history=fit.history,
     )
     confounder = getattr(fit.loss, "confounder", None)

@@ -1,5 +1,6 @@
 from .benchmark import SpuriousBenchmark as SpuriousBenchmark
 from .benchmark import spurious_benchmark as spurious_benchmark
+from .composite import composite_benchmark as composite_benchmark
 from .grouped import CLASSES as CLASSES
 from .grouped import LOCATIONS as LOCATIONS
 from .grouped import Cell as Cell

@@ -71,7 +71,7 @@ def spurious_benchmark(
         n_ood_validation: Validation images of the test cells; none by default.
         size: Height and width in pixels, at least 32.
         bgs: Strength of the background in [0, 1]; at 0 it tells nothing.
-        patch: Side of the square, in a random corner, that alone shows the location; None fills the image.
+        patch: Side of the square, at a random place, that alone shows the location; None fills the image.
         coat: Contrast of the coat in [0, 1]; at 0 only the outline tells the class.
         noise: Standard deviation of each pixel.
         seed: Seed of everything.

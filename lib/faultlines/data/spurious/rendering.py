@@ -38,7 +38,7 @@ def render_groups(
         environment: Carried along; zeros by default.
         size: Height and width in pixels, at least 32.
         bgs: Strength of the background in [0, 1]: its share in a mixture with a ground that tells nothing.
-        patch: Side of the square, in a random corner, that alone shows the scene; None fills the image.
+        patch: Side of the square, at a random place, that alone shows the scene; None fills the image.
         coat: Contrast of the coat in [0, 1].
         noise: Standard deviation of each pixel.
         seed: Seed of everything.
@@ -106,13 +106,13 @@ def _ground(
 ) -> Float[Tensor, "n 3 size size"]:
     # what does not depend on c comes from a stream of its own, so that at bgs=0 no pixel depends on c
     ground = neutral(len(c), size, grounds)
-    corner = torch.randint(0, 2, (len(c), 2), generator=grounds)
     side = size if patch is None else patch
+    corner = torch.randint(0, size - side + 1, (len(c), 2), generator=grounds)
     scene = scenes(c, side, places)
     if side == size:
         return ground.lerp_(scene, bgs)
     inside = torch.arange(side)
-    rows, columns = ((corner[:, k : k + 1] * (size - side) + inside) for k in (0, 1))  # [n, side]
+    rows, columns = ((corner[:, k : k + 1] + inside) for k in (0, 1))  # [n, side]
     image, channel = torch.arange(len(c)).view(-1, 1, 1, 1), torch.arange(3).view(1, -1, 1, 1)
     place = (image, channel, rows[:, None, :, None], columns[:, None, None, :])
     ground[place] = torch.lerp(ground[place], scene, bgs)

@@ -22,7 +22,7 @@ from faultlines.estimators.attribution.gradients import (
 )
 from faultlines.estimators.forward import check_steady, derivatives, outputs, warn_of_nan
 from faultlines.models.inference import frozen
-from faultlines.models.recorder import record
+from faultlines.models.recorder import record, recording_torch_layers
 
 Query = Literal["cls", "mean"]
 PatchMap = Float[Tensor, "batch row column"]
@@ -176,6 +176,7 @@ def _recorded(
         torch.set_grad_enabled(create_graph or gradients),
         nullcontext() if create_graph else frozen(model),
         sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext(),
+        recording_torch_layers(model),
         record() as tape,
     ):
         logits = outputs(model, x)
@@ -184,7 +185,7 @@ def _recorded(
     if not maps:
         raise ValueError(
             f"model {type(model).__name__} recorded no attention map; attention methods need layers that record "
-            "(faultlines.models.Attention)"
+            "(faultlines.models.Attention, torch.nn.MultiheadAttention, or your own with record_attention)"
         )
     if shapes := sorted({tuple(m.shape[-2:]) for m in maps if m.shape[-2:] != (maps[0].shape[-1],) * 2}):
         raise ValueError(
