@@ -8,7 +8,15 @@ from faultlines.estimators.influence import loo_influence
 from faultlines.estimators.malleability import curated, flip_rate, most_influential
 from faultlines.estimators.ntk import finite_relu_ntk, signed_targets
 from faultlines.models import Representation, linear_attention
-from faultlines.studies.malleability import ATTACKS, KernelClassifier, malleability, perturb
+from faultlines.studies.malleability import (
+    ATTACKS,
+    KernelClassifier,
+    _refitted,
+    aim_at_influences,
+    malleability,
+    most_influential_each,
+    perturb,
+)
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +151,41 @@ def test_unknown_attack_or_intervention(task):
         malleability(classifier(task), task.x_test, task.y_test, "noise", eps=0.1)
     with pytest.raises(ValueError, match="intervention='removed' is not one of transformed, adversarial"):
         malleability(classifier(task), task.x_test, task.y_test, eps=0.1, intervention="removed")
+
+
+@pytest.mark.parametrize("attention", [None, linear_attention])
+def test_an_attack_that_aims_at_influences_flips_more_than_noise_and_stays_in_its_radius(task, attention):
+    model = classifier(task, attention, ridge=0.01, dimension=20)
+    before = model.influence(task.x_test, task.y_test)
+    index = most_influential(before, 0.1)
+    moved = aim_at_influences(model, task.x_test, task.y_test, index, eps=0.3, steps=10)
+    others = [i for i in range(len(task.x)) if i not in index.tolist()]
+    assert torch.equal(moved[others], task.x[others])
+    assert (
+        float((moved - task.x).abs().max()) <= 0.3 + 1e-6
+        and 0 <= float(moved.min()) <= float(moved.max()) <= 1
+    )
+    options = {"eps": 0.3, "steps": 10}
+    aimed, random = (
+        malleability(model, *task[2:], name, **options).flips.mean() for name in ("aimed", "random")
+    )
+    # what is kept is the best step, judged by the flip rate as the study computes it
+    top = most_influential_each(before)
+    after = model.influence(task.x_test, task.y_test, moved)
+    flipped = (before.gather(0, top).sign() != after.gather(0, top).sign()).double().mean()
+    assert float(aimed) == pytest.approx(float(flipped))
+    assert aimed > random
+
+
+def test_most_influential_each_is_the_largest_in_size_column_by_column():
+    influence = torch.tensor([[1.0, -5.0], [-3.0, 0.0], [2.0, 4.0]])
+    assert most_influential_each(influence, 1 / 3).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("classes", [(3, 8), None])
+@pytest.mark.parametrize("weight", [None, hidden()])
+def test_the_influence_with_a_gradient_is_the_influence(classes, weight):
+    task = make_task(load("digits"), classes, n_train=40, n_test=12, seed=0)
+    model, moved = classifier(task, weight=weight, ridge=0.1), (task.x + 0.1).clamp(max=1)
+    found = _refitted(model, task.x_test, task.y_test, moved)
+    torch.testing.assert_close(found, model.influence(task.x_test, task.y_test, moved), rtol=1e-6, atol=1e-8)

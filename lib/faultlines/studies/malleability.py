@@ -25,6 +25,7 @@ from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import KernelExpansion
 
 ATTACKS = ("fgsm", "pgd", "mim", "random")
+AIMED = "aimed"
 INTERVENTIONS = ("transformed", "adversarial", "curated")
 
 
@@ -158,6 +159,75 @@ def perturb(
     return perturb_training_data(attack, model.scores, model.x, model.y, index, generator=generator)
 
 
+def aim_at_influences(
+    model: KernelClassifier,
+    x_test: Tensor,
+    y_test: Int64[Tensor, " t"],
+    index: Int64[Tensor, " s"],
+    *,
+    eps: float,
+    share: float = 0.1,
+    steps: int = 10,
+    seed: int = 0,
+) -> Tensor:
+    r"""Return the training images with those at `index` moved so that influences change their sign.
+
+    PGD on the training images, labels as they are, that minimises the mean of $\mathrm{sign}(I_{it}) I'_{it} /
+    |I_{it}|$, cut off at -1, over the `share` of images most influential on each test image: $I$ before and $I'$
+    after. The gradient runs through the refit, and through the attention of all images to the moved ones. Of all
+    steps the one that flips most is kept, the clean images among them.
+
+    At finite width the kernel's gates have no gradient, so that only its inner products are seen.
+
+    Args:
+        model: The classifier under attack.
+        x_test: Test images.
+        y_test: Their classes.
+        index: Which training images may move.
+        eps: Radius in pixels.
+        share: See above.
+        steps: Steps, of size 2.5 `eps` / `steps`.
+        seed: Seed of the random start.
+    """
+    before = model.influence(x_test, y_test).detach()
+    top = most_influential_each(before, share)
+    scale = before.abs().gather(0, top).clamp_min(torch.finfo(before.dtype).tiny)
+    sign = before.gather(0, top).sign()
+    clean = model.x[index]
+    noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(seed), dtype=clean.dtype)
+    z = (clean + eps * (2 * noise.to(clean.device) - 1)).clamp(0, 1)
+    best, most = clean, 0.0
+    for step in range(steps + 1):
+        z = z.detach().requires_grad_()
+        after = _refitted(model, x_test, y_test, model.x.index_copy(0, index, z)).gather(0, top)
+        flipped = float((after.detach().sign() != sign).double().mean())
+        if flipped > most:
+            best, most = z.detach(), flipped
+        if step < steps:
+            (slope,) = torch.autograd.grad((sign * after / scale).clamp_min(-1).mean(), z)
+            z = z.detach() - 2.5 * eps / steps * slope.sign()
+            z = torch.minimum(torch.maximum(z, clean - eps), clean + eps).clamp(0, 1)
+    return model.x.index_copy(0, index, best)
+
+
+def _refitted(model: KernelClassifier, x_test: Tensor, y_test: Int64[Tensor, " t"], x: Tensor) -> Tensor:
+    # KernelClassifier.influence on moved images, written so that it has a gradient in them
+    rows, test = model.representation(x, x), model.representation(x_test, x)
+    kernel = model.kernel(rows)
+    inverse = torch.linalg.inv(
+        kernel + model.ridge * torch.eye(len(x), dtype=kernel.dtype, device=kernel.device)
+    )
+    weights = model.kernel(test, rows) @ inverse  # [t, n]
+    alpha = inverse @ model.targets.to(kernel.dtype)
+    chosen = alpha[:, None] if model.classes == 2 else alpha[:, y_test]  # [n, 1] or [n, t]
+    return weights.T * chosen / inverse.diagonal()[:, None]
+
+
+def most_influential_each(influence: Float[Tensor, "n t"], share: float = 0.1) -> Int64[Tensor, "s t"]:
+    """Return the indices of the `share` of training images with the largest influence on each test image."""
+    return influence.abs().topk(max(1, round(share * len(influence))), dim=0).indices
+
+
 def malleability(
     model: KernelClassifier,
     x_test: Tensor,
@@ -182,7 +252,8 @@ def malleability(
         model: The classifier.
         x_test: Test images.
         y_test: Their classes.
-        attack: One of `ATTACKS`; for *curated* only whether it is `"random"` counts.
+        attack: One of `ATTACKS`, or `AIMED` at the influences themselves (see `aim_at_influences`); for *curated*
+            only whether it is `"random"` counts.
         eps: Radius in pixels; without effect for *curated*.
         intervention: See above.
         share: Share of training images that count as most influential, in the choice of whom to attack
@@ -194,8 +265,8 @@ def malleability(
     Raises:
         ValueError: If attack or intervention are unknown.
     """
-    if attack not in ATTACKS:
-        raise ValueError(f"attack={attack!r} is not one of {', '.join(ATTACKS)}")
+    if attack not in (*ATTACKS, AIMED):
+        raise ValueError(f"attack={attack!r} is not one of {', '.join((*ATTACKS, AIMED))}")
     if intervention not in INTERVENTIONS:
         raise ValueError(f"intervention={intervention!r} is not one of {', '.join(INTERVENTIONS)}")
     before = model.influence(x_test, y_test)
@@ -210,7 +281,11 @@ def malleability(
         before, after = before[keep], model.influence(x_test, y_test, keep=keep, frozen=frozen)
         attacked = torch.full_like(before[0], float("nan"))
     else:
-        moved = perturb(model, attack, index, eps=eps, steps=steps, seed=seed)
+        if attack == AIMED:
+            options = {"eps": eps, "share": share, "steps": steps, "seed": seed}
+            moved = aim_at_influences(model, x_test, y_test, index, **options)
+        else:
+            moved = perturb(model, attack, index, eps=eps, steps=steps, seed=seed)
         after = model.influence(x_test, y_test, moved, frozen=frozen)
         attacked = flip_rate(before[index], after[index], share=1.0)
     return Malleability(
