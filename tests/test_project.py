@@ -14,10 +14,8 @@ import pytest
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
 
-from faultlines.book.picture import verdict_picture
-from faultlines.book.publish import BEGIN, END, bars_of, index_files, with_scoreboard
-from faultlines.book.scoreboard import read_answers, read_board
-from faultlines.book.toc import toc_pages
+from faultlines.book.publish import BEGIN, END, bars_of, index_files, verdict_picture, with_scoreboard
+from faultlines.book.scoreboard import read_answers, read_board, toc_pages
 from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.code import said_text
 from faultlines.notebook.freshness import Freshness

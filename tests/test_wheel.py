@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
 
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
@@ -73,3 +76,33 @@ def test_a_lone_notebook_runs_on_the_wheel(installed: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "tracin"])
+def test_a_missing_extra_is_named_with_its_cure(installed: Path, tmp_path: Path, method: str) -> None:
+    asked = {
+        "guided_backprop": "from faultlines.estimators import attribute\n"
+        "attribute(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval(), "
+        "torch.rand(1, 1, 2, 2), 1, 'guided_backprop')",
+        "tracin": "from faultlines.estimators.influence import tracin_scores\n"
+        "tracin_scores(torch.nn.Linear(3, 1), torch.rand(4, 3), torch.rand(4), torch.rand(2, 3))",
+    }[method]
+    hide = "import sys, torch\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+    hide += (
+        "        if name.partition('.')[0] == 'captum': raise ModuleNotFoundError('hidden', name='captum')\n"
+    )
+    done = run(installed, tmp_path, "-c", hide + "sys.meta_path.insert(0, Hide())\n" + asked)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("is computed by captum, which is not installed: pip install 'faultlines[notebooks]'")
+
+
+def test_the_base_package_is_all_that_the_readme_needs(installed: Path, tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base = {Requirement(line).name.replace("-", "_") for line in project["dependencies"]}
+    extras = {Requirement(line).name for line in project["optional-dependencies"]["notebooks"]} - base
+    hidden = sorted({name.replace("-", "_") for name in extras} | {"yaml", "IPython", "torchvision"})
+    hide = "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+    hide += f"        if name.partition('.')[0] in {hidden}: raise ModuleNotFoundError(name)\n"
+    done = run(installed, tmp_path, "-c", hide + "sys.meta_path.insert(0, Hide())\n" + code)
+    assert done.returncode == 0, done.stderr

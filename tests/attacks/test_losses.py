@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.attacks import cross_entropy, margin
-from faultlines.attacks.losses import dlr
+from faultlines.attacks.losses import cross_entropy, dlr, margin
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faultlines.book.scoreboard import Board, read_board
-from faultlines.book.toc import toc_pages
+from faultlines.book.scoreboard import Board, read_board, toc_pages
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs

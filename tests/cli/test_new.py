@@ -9,8 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from faultlines.book.scoreboard import read_answers
-from faultlines.book.toc import toc_pages
+from faultlines.book.scoreboard import read_answers, toc_pages
 from faultlines.cli.main import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import freshness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.attacks import margin
+from faultlines.attacks.losses import margin
 from faultlines.estimators import margin_gradient
 from faultlines.models import ViT
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from faultlines.models import ViT
-from faultlines.training import CropFlip, CrossEntropy, JaSMin, Objective, decays, fit, seeded
+from faultlines.training import CropFlip, CrossEntropy, JaSMin, Objective, fit, seeded
+from faultlines.training.optimizer import decays
 
 
 def vit(**options):

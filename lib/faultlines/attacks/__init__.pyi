@@ -13,8 +13,6 @@ from .explanation.criteria import TopK as TopK
 from .explanation.surrogate import softplus_surrogate as softplus_surrogate
 from .fab import FAB as FAB
 from .loop import Objective as Objective
-from .losses import cross_entropy as cross_entropy
-from .losses import margin as margin
 from .patch import PatchAttack as PatchAttack
 from .patch import SquarePatch as SquarePatch
 from .pgd import FGSM as FGSM

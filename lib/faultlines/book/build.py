@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faultlines.book.toc import toc_pages
+from faultlines.book.scoreboard import toc_pages
 from faultlines.notebook.project import Project
 
 

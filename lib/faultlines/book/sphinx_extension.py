@@ -20,8 +20,7 @@ import nbformat
 from faultlines.book.measured import cluster_page, costs_page, speed_page
 from faultlines.book.page import result_page
 from faultlines.book.reference import render_math, write_reference
-from faultlines.book.scoreboard import judged_board
-from faultlines.book.toc import toc_pages
+from faultlines.book.scoreboard import judged_board, toc_pages
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project

@@ -3,7 +3,7 @@ r"""Influence malleability of kernel regression on images: attack training image
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -282,7 +282,7 @@ def malleability(
         attacked = torch.full_like(before[0], float("nan"))
     else:
         if attack == AIMED:
-            options = {"eps": eps, "share": share, "steps": steps, "seed": seed}
+            options: dict[str, Any] = {"eps": eps, "share": share, "steps": steps, "seed": seed}
             moved = aim_at_influences(model, x_test, y_test, index, **options)
         else:
             moved = perturb(model, attack, index, eps=eps, steps=steps, seed=seed)

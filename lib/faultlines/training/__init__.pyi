@@ -32,7 +32,6 @@ from .objectives import Reweighting as Reweighting
 from .objectives import TrackLambda as TrackLambda
 from .objectives import jasmin as jasmin
 from .objectives import map_similarity as map_similarity
-from .optimizer import decays as decays
 from .seeding import seeded as seeded
 from .two_layer import descend as descend
 from .two_layer import fit_adam as fit_adam

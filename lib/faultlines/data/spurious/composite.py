@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -69,7 +70,7 @@ def composite_benchmark(
         raise ValueError(f"size={size!r} must be an integer of at least 32")
     if not 0 < opacity <= 1:
         raise ValueError(f"opacity={opacity!r} must lie in (0, 1]")
-    garments, pictures = _load("fashion_mnist", root), _load("cifar10", root)
+    garments, pictures = _load("fashion_mnist", cast(Any, root)), _load("cifar10", cast(Any, root))
     generator = torch.Generator().manual_seed(seed)
     made: dict[str, GroupedImages] = {}
     for source, splits in {"train": ("train", "validation", "ood_validation"), "test": ("test",)}.items():

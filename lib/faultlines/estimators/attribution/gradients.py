@@ -212,7 +212,9 @@ def guided_backprop(model: nn.Module, x: Images, target: Target, *, create_graph
         raise ValueError(
             f"model {type(model).__name__} has no nn.ReLU module; guided_backprop is defined for networks of them"
         )
-    from captum.attr import GuidedBackprop  # it takes a second to import, and no other method needs it
+    from faultlines.estimators.extras import (
+        GuidedBackprop,  # it takes a second to import, and no other method needs it
+    )
 
     with derivatives(create_graph, x, target) as (x, target):
         check_images(x)

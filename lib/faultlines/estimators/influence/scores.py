@@ -51,7 +51,7 @@ def tracin_scores(network: nn.Module, rows: Rows, targets: Float[Tensor, " n"], 
     _check(rows, targets, test)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, on import in a notebook
-        from captum.influence import TracInCP
+        from faultlines.estimators.extras import TracInCP
 
         warnings.filterwarnings(
             "ignore", message="Since `(test_)?loss_fn` has no"
