@@ -233,7 +233,7 @@ class TestShapeWithoutImages:
 
     def test_no_torch_is_imported(self):
         code = (
-            "import sys; from faultlines.data import n_classes, image_shape; image_shape('digits'); "
+            "import sys; from faultlines.data.catalogue import n_classes, image_shape; image_shape('digits'); "
             "n_classes('cifar10'); assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

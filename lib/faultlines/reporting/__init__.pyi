@@ -7,6 +7,7 @@ from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import forest as forest
 from .figures import use_style as use_style
+from .gathered import Gathered as Gathered
 from .intervals import Interval as Interval
 from .intervals import largest as largest
 from .intervals import largest_effect as largest_effect

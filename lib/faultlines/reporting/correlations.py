@@ -161,7 +161,7 @@ def agreement_across(scores: ArrayLike) -> float:
         ValueError: If there are fewer than two of one, or a score is not finite.
 
     Example:
-        >>> agreement_across([[[1, 10], [2, 20], [3, 30]], [[5, 1], [6, 2], [7, 3]]])
+        >>> round(agreement_across([[[1, 10], [2, 20], [3, 30]], [[5, 1], [6, 2], [7, 3]]]), 6)
         1.0
     """
     return float(agreement_matrix(scores)[_beside(scores)].mean())

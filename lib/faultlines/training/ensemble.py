@@ -183,7 +183,8 @@ def group(arms: Mapping[str, Arm]) -> list[list[str]]:
     """Return the names of arms that can share one vectorised call: objectives equal but for their numbers.
 
     Example:
-        >>> from faultlines.training.objectives import CrossEntropy, MapEntropy
+        >>> from faultlines.training.objectives import CrossEntropy
+        >>> from faultlines.training.objectives.jasmin import MapEntropy
         >>> arms = {"a": Arm(MapEntropy(0.1)), "b": Arm(CrossEntropy()), "c": Arm(MapEntropy(0.2))}
         >>> group(arms)
         [['a', 'c'], ['b']]
