@@ -91,7 +91,7 @@ def fit_ensemble(
     y: Int[Tensor, " n"],
     *,
     seeds: Sequence[int],
-    arms: Mapping[str, Objective | Arm],
+    arms: Mapping[str, Objective | Arm] | dict[str, Arm],
     augment: Augment | None = None,
     vectorize: Vectorize = "auto",
     progress: bool | None = None,
@@ -135,26 +135,26 @@ def fit_ensemble(
         (['plain', 'smooth'], 3, torch.Size([6, 64, 2]))
     """
     common = _check(seeds, arms, vectorize, settings)
-    arms = {name: arm if isinstance(arm, Arm) else Arm(arm) for name, arm in arms.items()}
-    per_arm = {
-        name: arm.settings(common) for name, arm in cast(dict[str, Arm], arms).items()
-    }  # checks the arms' own values
+    arms = cast(
+        dict[str, Arm], {name: arm if isinstance(arm, Arm) else Arm(arm) for name, arm in arms.items()}
+    )
+    per_arm = {name: arm.settings(common) for name, arm in arms.items()}  # checks the arms' own values
     initial = {seed: seeded(make_model, seed).to(x.device) for seed in seeds}
     first = initial[seeds[0]]
     x, y = prepared(first, x, y, common.batch_size)
-    obstacle = _obstacle(first, common, cast(dict[str, Arm], arms))
+    obstacle = _obstacle(first, common, arms)
     if vectorize == "always" and obstacle:
         raise ValueError(f"vectorize='always' cannot train {obstacle}; take 'auto' or 'never'")
     at_once = vectorize == "always" or (
         vectorize == "auto"
         and not obstacle
-        and pays(min(len(names) for names in group(cast(dict[str, Arm], arms))) * len(seeds), first, x.device)
+        and pays(min(len(names) for names in group(arms)) * len(seeds), first, x.device)
     )
 
     models = {name: [copy.deepcopy(initial[seed]) for seed in seeds] for name in arms}
     histories: dict[str, list[History]] = {}
     if not at_once:
-        for name, arm in cast(dict[str, Arm], arms).items():
+        for name, arm in arms.items():
             own = {field.name: getattr(per_arm[name], field.name) for field in fields(Settings)}
             histories[name] = [
                 fit(
@@ -163,9 +163,9 @@ def fit_ensemble(
                 for model, seed in zip(models[name], seeds, strict=True)
             ]
         return Ensemble(models, histories, seeds, vectorized=False)
-    for names in group(cast(dict[str, Arm], arms)):
+    for names in group(arms):
         members = [
-            Member(models[name][i], cast(dict[str, Arm], arms)[name].objective, per_arm[name], seed, name)
+            Member(models[name][i], arms[name].objective, per_arm[name], seed, name)
             for name in names
             for i, seed in enumerate(seeds)
         ]
