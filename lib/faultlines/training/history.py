@@ -79,7 +79,8 @@ class EpochsBar:
     def __init__(self, total: int, *, done: int = 0, progress: bool | None = None) -> None:
         kind = tqdm
         if progress:
-            from tqdm.auto import tqdm as kind  # on import it warns where notebook widgets are not installed
+            # on import it warns where notebook widgets are not installed
+            from tqdm.auto import tqdm as kind  # type: ignore[no-redef]
         # tqdm's own disable=None means: where standard error is no terminal
         disable = None if progress is None else not progress
         self._bar = kind(
