@@ -151,7 +151,7 @@ def load(path: Path, run: dict[str, str]) -> dict[str, Any] | None:
     except FileNotFoundError:  # another process set it aside
         return None
     except DAMAGED:
-        whole, found = False, {}
+        state, whole, found = {}, False, {}
     if not whole:
         discard(path)
         return None
@@ -196,4 +196,4 @@ def _digest(values: Tensor) -> str:
         values.detach().cpu().contiguous().flatten().view(torch.uint8)
     )  # bfloat16 is none of numpy's types
     # the tensor's own memory: a copy of a large data set is as large
-    return hashlib.blake2b(memoryview(content.numpy()), digest_size=8).hexdigest()
+    return hashlib.blake2b(content.numpy().data, digest_size=8).hexdigest()
