@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.data.classification_subset import Task
+from faultlines.data.dataset import Task
 from faultlines.studies.robustness_profiles import Attack, Outcomes, attack_outcomes
 from faultlines.training.fit import fit
 from faultlines.training.history import History

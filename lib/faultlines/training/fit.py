@@ -20,11 +20,11 @@ from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
 from faultlines.training.objectives.cross_entropy import CrossEntropy
 from faultlines.training.objectives.objective import Objective
-from faultlines.training.optimizer import build_optimizer
 from faultlines.training.settings import (
     Optimizer,
     Schedule,
     Settings,
+    build_optimizer,
     check_single,
     evaluating,
     precision,

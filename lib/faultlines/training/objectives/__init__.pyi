@@ -5,13 +5,13 @@ from .domain_generalisation import CORAL as CORAL
 from .domain_generalisation import IRM as IRM
 from .domain_generalisation import Mixup as Mixup
 from .ex2l import EX2L as EX2L
+from .ex2l import MaskOracle as MaskOracle
 from .ex2l import map_similarity as map_similarity
 from .group_objective import GroupObjective as GroupObjective
 from .input_penalties import InputGradient as InputGradient
 from .input_penalties import MapSteadiness as MapSteadiness
 from .jasmin import JaSMin as JaSMin
 from .jasmin import jasmin as jasmin
-from .mask_oracle import MaskOracle as MaskOracle
 from .objective import Objective as Objective
 from .reweighting import ERM as ERM
 from .reweighting import JTT as JTT
