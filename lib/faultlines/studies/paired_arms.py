@@ -19,7 +19,7 @@ from faultlines.data.dataset import Task
 from faultlines.studies.robustness_profiles import Attack, Outcomes, attack_outcomes
 from faultlines.training.fit import fit
 from faultlines.training.history import History
-from faultlines.training.objectives.cross_entropy import TrackLambda
+from faultlines.training.objectives.objective import TrackLambda
 from faultlines.training.seeding import seeded
 
 ATTEMPTS = 3  # trainings of a network, each twice as long as the one before

@@ -1,6 +1,3 @@
-from .cross_entropy import Adversarial as Adversarial
-from .cross_entropy import CrossEntropy as CrossEntropy
-from .cross_entropy import TrackLambda as TrackLambda
 from .domain_generalisation import CORAL as CORAL
 from .domain_generalisation import IRM as IRM
 from .domain_generalisation import Mixup as Mixup
@@ -12,7 +9,10 @@ from .input_penalties import InputGradient as InputGradient
 from .input_penalties import MapSteadiness as MapSteadiness
 from .jasmin import JaSMin as JaSMin
 from .jasmin import jasmin as jasmin
+from .objective import Adversarial as Adversarial
+from .objective import CrossEntropy as CrossEntropy
 from .objective import Objective as Objective
+from .objective import TrackLambda as TrackLambda
 from .reweighting import ERM as ERM
 from .reweighting import JTT as JTT
 from .reweighting import GroupDRO as GroupDRO
