@@ -75,7 +75,7 @@ def check_direction(direction: str) -> None:
         raise ValueError(f"direction={direction!r} is not one of 'above', 'below'")
 
 
-Row = Mapping[str, Any]
+Told = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Pooled:
     verdicts: tuple[Verdict, ...]
 
 
-def pool(rows: Sequence[Row]) -> Pooled:
+def pool(rows: Sequence[Told]) -> Pooled:
     r"""Pool the rows that several runs' ledgers hold of one claim.
 
     Estimates with intervals are pooled by random effects: weights $1 / (s_i^2 + \tau^2)$ with the between-run
@@ -139,7 +139,7 @@ def pool(rows: Sequence[Row]) -> Pooled:
     return Pooled(claim, interval, heterogeneity, verdict, tuple(row["verdict"] for row in settled))
 
 
-def _combine(rows: Sequence[Row], direction: str) -> tuple[Interval, float]:
+def _combine(rows: Sequence[Told], direction: str) -> tuple[Interval, float]:
     estimates = np.array([row["estimate"] for row in rows], dtype=np.float64)
     if any(row["confidence"] == 1.0 or row["low"] is None or row["high"] is None for row in rows):
         worst = float(estimates.max() if direction == "below" else estimates.min())
@@ -165,7 +165,7 @@ def _combine(rows: Sequence[Row], direction: str) -> tuple[Interval, float]:
     return Interval(mean, mean - half, mean + half, len(rows), "random effects"), heterogeneity
 
 
-def standard_error(row: Row) -> float:
+def standard_error(row: Told) -> float:
     """Return the standard error that a row's interval implies; asymmetric intervals give their mean half width.
 
     Example:
