@@ -92,7 +92,7 @@ def digests(images: Shaped[Tensor, "n *shape"]) -> set[bytes]:
 
 
 def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
+    return hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=16).digest()
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:
