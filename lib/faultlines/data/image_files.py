@@ -88,7 +88,7 @@ def shared_images(first: Shaped[Tensor, "n *shape"], second: Shaped[Tensor, "m *
 
 
 def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:
