@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from faultlines.data import image_files
 from faultlines.training.batches import Stream
 from faultlines.training.objectives.group_objective import GroupBatch
 
@@ -40,6 +41,8 @@ class GroupData(Protocol):
 
 def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
     """Return a whole set as one batch on a device, and its number of groups.
+
+    More than a gigabyte of pixels stays where it is: `GroupBatches` brings what it draws to the device.
 
     Confounders, groups and domains are numbered from 0 in the order of those that occur: a classifier of the
     confounder has no outputs for what it never sees.
@@ -72,7 +75,7 @@ def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
     whole = GroupBatch(
         data.x, data.y, c, None if mask is None else mask.float(), group, domain, torch.arange(n)
     )
-    return whole.map(lambda t: t.to(device)), groups
+    return whole.map(lambda t: t if t.nbytes > image_files.IN_MEMORY else t.to(device)), groups
 
 
 def number_groups(y: Int[Tensor, " n"], c: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], int]:
@@ -85,7 +88,7 @@ class GroupBatches(Stream):
     """A seeded stream of epochs; two streams of equal seed give equal batches.
 
     Args:
-        data: The training set, on the device where batches are wanted.
+        data: The training set, its labels on the device where batches are wanted.
         batch_size: Samples a batch; the last of an epoch holds what is left.
         seed: Seed of order and flips.
         flip: Whether each image is mirrored with probability one half, and its mask with it.
@@ -99,8 +102,8 @@ class GroupBatches(Stream):
     def draw(self, index: Int[Tensor, " batch"]) -> GroupBatch:
         """Return the batch of these samples."""
         device = self.data.y.device
-        index = index.to(device)
-        return self.mirrored(self.data.map(lambda t: t[index]).floating(), index)
+        drawn = self.data.map(lambda t: t[index.to(t.device)].to(device))  # as bytes, where they are bytes
+        return self.mirrored(drawn.floating(), index.to(device))
 
     def mirrored(self, batch: GroupBatch, index: Int[Tensor, " batch"]) -> GroupBatch:
         """Mirror half of the images of a batch, which are nobody else's, where that is asked for."""

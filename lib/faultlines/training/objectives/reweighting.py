@@ -18,6 +18,7 @@ from faultlines.training.objectives.group_objective import (
     GroupRun,
     LossAndTerms,
     as_floats,
+    at_once,
     weighted_mean,
 )
 from faultlines.training.objectives.objective import check_number
@@ -92,7 +93,8 @@ class JTT(GroupObjective):
             raise ValueError("JTT looks at all training images at once: give it tensors, not a DataLoader")
         model = run.fit(ERM(), self.first)
         with torch.no_grad():
-            found = torch.cat([model(as_floats(x)).argmax(dim=1) for x in run.data.x.split(512)])
+            parts = run.data.x.split(at_once(run.data.x, 512))
+            found = torch.cat([model(as_floats(x.to(run.data.y.device))).argmax(dim=1) for x in parts])
         return WeightedLoss(torch.where(found == run.data.y, 1.0, self.upweight))
 
 
