@@ -16,7 +16,7 @@ from torchvision import datasets as tv
 
 from faultlines.data import arrays, available, image_shape, load
 from faultlines.data import loading as loading_module
-from faultlines.data.catalogue import KNOWN
+from faultlines.data.catalogue import KNOWN, n_classes
 
 
 def write_idx(path, array, pack):
@@ -206,7 +206,7 @@ def test_forms_that_people_have_are_read_as_the_documented_one(tmp_path, changes
     assert torch.allclose(data.x_train, torch.from_numpy(expected).float(), rtol=0, atol=1e-7)
     assert data.y_train.tolist() == labels(12, 3).tolist()
     assert image_shape("mine", tmp_path) == data.image_shape
-    assert len(data.classes) == 3
+    assert n_classes("mine", tmp_path) == len(data.classes) == 3
 
 
 def test_a_file_of_medmnist_is_a_data_set_with_its_test_set(tmp_path):
@@ -216,7 +216,7 @@ def test_a_file_of_medmnist_is_a_data_set_with_its_test_set(tmp_path):
     np.savez_compressed(tmp_path / "bloodmnist.npz", **named)
     data = load("bloodmnist", tmp_path)
     assert torch.equal(data.x_test[:, 0], torch.from_numpy(parts["test"]).float() / 255)
-    assert image_shape("bloodmnist", tmp_path) == (1, 8, 8)
+    assert (image_shape("bloodmnist", tmp_path), n_classes("bloodmnist", tmp_path)) == ((1, 8, 8), 3)
     (entry,) = [entry for entry in available(tmp_path) if entry.name == "bloodmnist"]
     assert (entry.n_train, entry.n_test, entry.image_shape) == (12, 6, (1, 8, 8))
 
@@ -225,25 +225,27 @@ class TestShapeWithoutImages:
     def test_of_known_names_it_is_the_originals(self, tmp_path):
         for name, known in KNOWN.items():
             assert image_shape(name, tmp_path) == known.image_shape
+            assert n_classes(name, tmp_path) == len(known.classes)
 
     def test_the_images_are_not_read(self, tmp_path, monkeypatch):
         write_npz(tmp_path, classes=np.array(["a", "b", "c", "d"]))
         monkeypatch.setattr(np, "load", None)
-        assert image_shape("mine", tmp_path) == (3, 6, 5)
+        assert (image_shape("mine", tmp_path), n_classes("mine", tmp_path)) == ((3, 6, 5), 4)
 
-    def test_what_is_not_there_is_told(self, tmp_path):
+    @pytest.mark.parametrize("ask", [image_shape, n_classes])
+    def test_what_is_not_there_is_told(self, tmp_path, ask):
         for name in ("absent", "../x", "a" * 100_000):
             with pytest.raises(ValueError, match="known") as error:
-                image_shape(name, tmp_path)
+                ask(name, tmp_path)
             assert len(str(error.value)) < 500
         (tmp_path / "broken.npz").write_bytes(b"broken")
         with pytest.raises(ValueError, match=r"broken.npz cannot be read"):
-            image_shape("broken", tmp_path)
+            ask("broken", tmp_path)
 
     def test_no_torch_is_imported(self):
         code = (
-            "import sys; from faultlines.data.catalogue import image_shape; image_shape('digits'); "
-            "assert 'torch' not in sys.modules"
+            "import sys; from faultlines.data.catalogue import n_classes, image_shape; image_shape('digits'); "
+            "n_classes('cifar10'); assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -274,7 +276,7 @@ def damage(path, kind):
 def test_a_damaged_archive_is_one_line(tmp_path, kind):
     write_npz(tmp_path, **({"x_train": None} if kind == "larger than memory" else {}))
     damage(tmp_path / "mine.npz", kind)
-    for ask in (load, image_shape):
+    for ask in (load, image_shape, n_classes):
         if kind == "flipped bytes" and ask is not load:
             continue
         with pytest.raises(ValueError, match=r"mine.npz cannot be read as a data set") as error:

@@ -282,6 +282,19 @@ def npz_image_shape(headers: dict[str, Header], path: Path) -> tuple[int, int, i
     return channel, height, width
 
 
+def npz_n_classes(headers: dict[str, Header], path: Path) -> int:
+    """Return the number of classes of an `.npz`, for which at most its training labels are read.
+
+    Raises:
+        ValueError: If they cannot be.
+    """
+    if "classes" in headers:
+        return math.prod(headers["classes"].shape)
+    if "y_train" not in headers:
+        raise ValueError(f"{_cannot(path)}: it lacks y_train. {_FORM}")
+    return len(np.unique(_read_members(path, ["y_train"])["y_train"]))
+
+
 _FORM = "It must be an .npz of plain arrays x_train, y_train, x_test, y_test (numpy.savez)"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faultlines.data.arrays import KEYS, npz_headers, npz_image_shape, shown
+from faultlines.data.arrays import KEYS, npz_headers, npz_image_shape, npz_n_classes, shown
 from faultlines.data.torchvision_layout import find_cifar, find_idx
 
 Source = Literal["embedded", "npz", "torchvision"]
@@ -160,6 +160,26 @@ def image_shape(name: str, root: str | os.PathLike | None = None) -> tuple[int, 
         return KNOWN[name].image_shape
     path = _brought(name, root)
     return npz_image_shape(npz_headers(path), path)
+
+
+def n_classes(name: str, root: str | os.PathLike | None = None) -> int:
+    """Return the number of classes of a data set, without reading its images.
+
+    Args:
+        name: The name that `load` takes.
+        root: The data folder; by default `FAULTLINES_DATA`, else `~/.cache/faultlines`.
+
+    Raises:
+        ValueError: If there is no such data set, or its file cannot be read.
+
+    Example:
+        >>> n_classes("digits"), n_classes("cifar100")
+        (10, 100)
+    """
+    if name in KNOWN:
+        return len(KNOWN[name].classes)
+    path = _brought(name, root)
+    return npz_n_classes(npz_headers(path), path)
 
 
 def check_name(name: object) -> str:

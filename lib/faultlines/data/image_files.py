@@ -83,12 +83,17 @@ def shared_images(first: Shaped[Tensor, "n *shape"], second: Shaped[Tensor, "m *
         >>> shared_images(x[:3], x[1:]), shared_images(x[:2], x[2:])
         (2, 0)
     """
-    there = {_digest(image) for image in first}
+    there = digests(first)
     return sum(_digest(image) in there for image in second)
 
 
+def digests(images: Shaped[Tensor, "n *shape"]) -> set[bytes]:
+    """Return what tells images from others by their pixels."""
+    return {_digest(image) for image in images}
+
+
 def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=16).digest()
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:

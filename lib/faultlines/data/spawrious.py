@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 
 from faultlines.data.catalogue import data_root
-from faultlines.data.image_files import distinct_images, read_images, shared_images
+from faultlines.data.image_files import digests, distinct_images, read_images
 from faultlines.data.spurious.benchmark import SpuriousBenchmark, check_sizes, expand
 from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
@@ -89,8 +89,9 @@ def load_spawrious(
         y, c, environment = expand(its)
         x = read_images(files[split], size, dtype)
         read[split] = GroupedImages(x, y, c, environment, split=split)
+    pixels = {split: digests(images.x) for split, images in read.items()}
     for one, other in combinations(read, 2):
-        if n := shared_images(read[one].x, read[other].x):
+        if n := len(pixels[one] & pixels[other]):
             raise ValueError(
                 f"{name} of Spawrious: {n} images of `{other}` have the pixels of images of `{one}`; a copy of a file "
                 "stands in another folder"
