@@ -12,9 +12,10 @@ from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from faultlines.book.scoreboard import Board, read_board
+from faultlines.book.seeds import Pieces, read_pieces
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
@@ -187,6 +188,7 @@ class Published(BaseModel):
         notebook: Its path in the checkout.
         provenance: What it was made with.
         ledger: Its claims.
+        pieces: Its batches of seeds; not there where it has none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -194,6 +196,14 @@ class Published(BaseModel):
     notebook: str
     provenance: Made
     ledger: list[ClaimRow]
+    pieces: Pieces | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        made: dict[str, Any] = plain(self)
+        if made["pieces"] is None:
+            del made["pieces"]
+        return made
 
 
 class Index(BaseModel):
@@ -219,7 +229,8 @@ def read_index(project: Project) -> Index:
                 rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
                 made = Made.model_validate(result.provenance.model_dump())
                 name = path.relative_to(project.root).as_posix()
-                results.append(Published(notebook=name, provenance=made, ledger=rows))
+                pieces = read_pieces(project, Task(Chapter.all(project)[chapter], run), result)
+                results.append(Published(notebook=name, provenance=made, ledger=rows, pieces=pieces))
     return Index(results=results)
 
 
