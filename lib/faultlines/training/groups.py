@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.device import choose_device
 from faultlines.training.group_batches import GroupBatches, GroupData, GroupLoaderBatches, as_batch
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
@@ -31,9 +30,8 @@ from faultlines.training.objectives.group_objective import (
     at_once,
 )
 from faultlines.training.objectives.reweighting import ERM
-from faultlines.training.optimizer import build_optimizer
 from faultlines.training.seeding import seeded
-from faultlines.training.settings import Optimizer, Schedule, Settings
+from faultlines.training.settings import Optimizer, Schedule, Settings, build_optimizer, choose_device
 
 STAGE_SEED = 7_000_003  # added to the seed of a run that is a stage of another
 
