@@ -12,9 +12,10 @@ from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from faultlines.book.scoreboard import Board, read_board
+from faultlines.book.seeds import Pieces, read_pieces
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
@@ -158,6 +159,7 @@ class Published(BaseModel):
         notebook: Its path in the checkout.
         provenance: What it was made with.
         ledger: Its claims.
+        pieces: Its batches of seeds; not there where it has none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -165,6 +167,14 @@ class Published(BaseModel):
     notebook: str
     provenance: Made
     ledger: list[Row]
+    pieces: Pieces | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        made: dict[str, Any] = plain(self)
+        if made["pieces"] is None:
+            del made["pieces"]
+        return made
 
 
 class Index(BaseModel):
@@ -191,6 +201,7 @@ def read_index(project: Project) -> Index:
                     "notebook": path.relative_to(project.root).as_posix(),
                     "provenance": result.provenance.model_dump(),
                     "ledger": [summary(row) for row in result.ledger],
+                    "pieces": read_pieces(project, Task(Chapter.all(project)[chapter], run), result),
                 }
                 results.append(Published.model_validate(told))
     return Index(results=results)

@@ -14,6 +14,7 @@ import yaml
 
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -153,7 +154,7 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
             folder = "chapters" if run == "default" else f"results/{run}"
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
-            for row in result.ledger:
+            for row in pooled(project, task, result, alone=False).rows(result.ledger):
                 board.claims.setdefault(row["claim"], {})[run] = Said(row, stale=bool(state.changes))
         if board.claims:
             chapters.append(board)
