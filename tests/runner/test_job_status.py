@@ -99,6 +99,16 @@ def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
+    host = socket.gethostname()
+    killed, writing, remote = (
+        dead.working(checkout).with_name(f".toy.ipynb.{who}.tmp")
+        for who in (f"{gone()}@{host}", f"{os.getpid()}@{host}", f"{gone()}@another-machine")
+    )
+    half = JobStatus.path(checkout, Task(toy, "paper"))
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_text('{"chapter": "to')
+    for path in (killed, writing, remote):
+        path.touch()
     with locked(lock_file(JobStatus.path(checkout, alive)), lambda: None):
         clear_leftovers(checkout)
         assert [path.exists() for path in left["default"]] == [False, True, False]
@@ -106,6 +116,7 @@ def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
         assert lock_file(JobStatus.path(checkout, alive)).exists()
     assert not lock_file(JobStatus.path(checkout, dead)).exists()
     assert (old.exists(), young.exists()) == (False, True)
+    assert [path.exists() for path in (killed, writing, remote, half)] == [False, True, True, False]
 
 
 HOLDER = """

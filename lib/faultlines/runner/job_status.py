@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Collection
@@ -248,13 +249,31 @@ def clear_leftovers(project: Project) -> None:
     for folder in ("runs", "jobs"):
         for path in (project.build / folder).rglob(".*.tmp"):
             with contextlib.suppress(OSError):
-                if datetime.now(UTC).timestamp() - path.stat().st_mtime > LEFT_S:
+                old = datetime.now(UTC).timestamp() - path.stat().st_mtime > LEFT_S
+                if old or _writer_is_gone(path):
                     path.unlink()
+    for path in (project.build / "jobs").glob("*/*.json"):
+        if JobStatus.read(path) is None and not is_locked(lock_file(path)):
+            path.unlink(missing_ok=True)  # cut off, and so said by nobody
     for path in (project.build / "jobs").glob("*/*.lock"):
         descriptor = try_lock(path, wait=False)
         if descriptor is not None:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _writer_is_gone(path: Path) -> bool:
+    """Whether a file that was being written names a process of this machine that is no more; see `write_atomic`."""
+    writer = re.search(r"\.(\d+)@(.+)\.tmp$", path.name)
+    if writer is None or writer[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(writer[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 # how a job ended
