@@ -15,6 +15,7 @@ from faultlines.data.spurious.grouped import GroupedImages
 from faultlines.estimators.attribution.cam import grad_cam
 from faultlines.estimators.foreground import foreground_energy, map_coverage
 from faultlines.estimators.linear_probing import linear_probe
+from faultlines.models.inference import predictions
 from faultlines.training.groups import GroupFit, GroupHistory, fit_groups, score
 from faultlines.training.objectives.group_objective import (
     GroupObjective,
@@ -131,7 +132,7 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     energy, coverage, _, theirs = _maps(confounder, data.validation, c, device)
     ours = _maps(model, data.validation, data.validation.y, device)[3]
     right = [
-        (confounder(as_floats(x).to(device)).argmax(dim=1).cpu() == part).float()
+        (predictions(confounder(as_floats(x).to(device))).cpu() == part).float()
         for x, part in zip(data.validation.x.split(256), c.split(256), strict=True)
     ]
     return replace(
@@ -176,7 +177,7 @@ def _maps(
         x = as_floats(images.x[start : start + batch_size].to(device))
         if target is None:
             with torch.no_grad():
-                t = model(x).argmax(dim=1)
+                t = predictions(model(x))
         else:
             t = target[start : start + batch_size].to(device)
         parts.append(grad_cam(model, x, t, center=True).cpu())
