@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import struct
@@ -19,6 +20,11 @@ STATE = {"conv1.weight": torch.rand(4, 3)}
 
 def saved(path, state):
     torch.save(state, path)
+    return path.read_bytes()
+
+
+def older(path, state):
+    torch.save(state, path, _use_new_zipfile_serialization=False)
     return path.read_bytes()
 
 
@@ -45,6 +51,11 @@ DAMAGED = {
         "text": lambda path: b"version https://git-lfs.github.com/spec/v1\n",
         "noise": lambda path: bytes(range(256)) * 4,
         "half a pickle": lambda path: pickle.dumps(list(range(1000)))[:50],
+        "half of the older form": lambda path: older(path, STATE)[:300],
+        "a byte": lambda path: b"P",
+        "the name of a page": lambda path: b"<html>404",
+        "safetensors under another name": lambda path: save(STATE),
+        "numbers for names": lambda path: saved(path, {1: torch.rand(2)}),
         "a list": lambda path: saved(path, [1, 2]),
         "no tensors": lambda path: saved(path, {"state_dict": {}}),
         "an array": lambda path: saved(path, torch.rand(3)),
@@ -72,7 +83,7 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix, kind, reader):
     path = tmp_path / f"weights.{suffix}"
     content = DAMAGED[suffix][kind](path)
     path.write_bytes(content)
-    told(reader, path)
+    assert "more than weights" not in told(reader, path)
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
@@ -81,6 +92,17 @@ def test_a_folder_and_nothing_are_one_line(tmp_path, suffix, reader):
     (tmp_path / f"folder.{suffix}").mkdir()
     told(reader, tmp_path / f"folder.{suffix}")
     told(reader, tmp_path / f"missing.{suffix}")
+    with pytest.raises(ValueError, match="File name too long") as error:
+        reader(tmp_path / ("a" * 100_000))
+    assert len(str(error.value)) < 500
+
+
+def test_what_holds_more_than_weights_says_how_to_take_them_out(tmp_path):
+    path = tmp_path / "more.pt"
+    torch.save(STATE | {"arguments": argparse.Namespace(lr=0.1)}, path)
+    assert "more than weights" in told(read_state, path)
+    convert_checkpoint(path, tmp_path / "out.safetensors")
+    assert torch.equal(read_state(tmp_path / "out.safetensors")["conv1.weight"], STATE["conv1.weight"])
 
 
 @pytest.mark.parametrize("kind", DAMAGED["pt"])

@@ -105,7 +105,9 @@ def test_the_penalty_reaches_only_the_networks_it_may(data, options, label_moves
 
 def test_shuffled_takes_the_next_images_map(data):
     model, loss_of, batch = start(EX2L(1.0, control="shuffled"), data)
-    own, other = (logits_and_maps(m, batch.x, t)[1] for m, t in ((model, batch.y), (loss_of.confounder, batch.c)))
+    own, other = (
+        logits_and_maps(m, batch.x, t)[1] for m, t in ((model, batch.y), (loss_of.confounder, batch.c))
+    )
     _, terms = loss_of(model, batch, LATE)
     expected = torch.stack(
         [map_similarity(own[i : i + 1], other[i - 1 : i or None]) for i in range(len(own))]

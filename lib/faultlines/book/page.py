@@ -78,6 +78,7 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     other = task.run != "default"
     if other:  # the page stands one folder deeper
         relink(page)
+        _retitle(page, "on real data" if task.run == "desk" else f"{task.run} run")
     notes = [_foreign_note(state) if result is None else _stale_note(state)]
     if result is not None:
         notes += [_run_note(result, task.chapter), run_changes(judge, task, where) if other else ""]
@@ -129,6 +130,14 @@ def number_references(page: NotebookNode) -> None:
 
     _edit_texts(page, collect)
     _edit_texts(page, lambda text: LINK.sub(refer, text))
+
+
+def _retitle(page: NotebookNode, addition: str) -> None:
+    # the browser's tab and the results of a search tell a page from its chapter by the title alone
+    for cell in page.cells:
+        if cell.cell_type == "markdown" and (title := re.search(r"^# .*$", cell.source, re.MULTILINE)):
+            cell.source = f"{cell.source[: title.end()].rstrip()}, {addition}{cell.source[title.end() :]}"
+            return
 
 
 def _insert_notes(page: NotebookNode, notes: list[str]) -> None:

@@ -213,7 +213,7 @@ def fill(sentence: str, verdicts: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def toc_pages(project: Project) -> list[str]:
-    """Return the pages that `_toc.yml` names, in order.
+    """Return the pages that `_toc.yml` names, in order; of a pattern (`glob`), those whose text is there.
 
     Raises:
         UsageError: If the file is not YAML.
@@ -224,6 +224,11 @@ def toc_pages(project: Project) -> list[str]:
             return [page for child in node for page in walk(child)]
         if isinstance(node, dict):
             own = [node[key] for key in ("root", "file") if key in node]
+            if "glob" in node:
+                own += sorted(
+                    path.relative_to(project.root).with_suffix("").as_posix()
+                    for path in project.root.glob(f"{node['glob']}.md")
+                )
             return own + [
                 page for value in node.values() if not isinstance(value, str) for page in walk(value)
             ]

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,21 @@ IN_MEMORY = 2**30  # bytes above which pixels are kept in a file, mapped into me
 def list_images(folder: Path) -> list[Path]:
     """Return the image files of a folder sorted by name, the order of no file system."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def distinct_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder without those that hold byte for byte what one before them holds."""
+    files, kept = list_images(folder), []
+    sizes = Counter(path.stat().st_size for path in files)
+    seen: set[bytes] = set()
+    for path in files:
+        if sizes[path.stat().st_size] > 1:  # files of other sizes differ
+            digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+        kept.append(path)
+    return kept
 
 
 def read_images(

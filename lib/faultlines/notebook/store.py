@@ -55,6 +55,14 @@ def read_notebook(path: Path) -> NotebookNode:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UnreadableError("it is no text") from None
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableError("it is a link to nothing") from None
+        raise
+    except IsADirectoryError:
+        raise UnreadableError("it is a folder") from None
+    except OSError as error:
+        raise UnreadableError(f"it cannot be opened: {error.strerror}") from None
     if not text.strip():
         raise UnreadableError("it is empty")
     if re.search(r"^\s*<{7} ", text, re.MULTILINE):

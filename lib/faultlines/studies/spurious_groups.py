@@ -21,6 +21,7 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     MakeModel,
     as_floats,
+    at_once,
     pooled_features,
 )
 
@@ -131,10 +132,12 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     c = torch.bucketize(data.validation.c.contiguous(), seen)
     energy, coverage, _, theirs = _maps(confounder, data.validation, c, device)
     ours = _maps(model, data.validation, data.validation.y, device)[3]
-    right = [
-        (predictions(confounder(as_floats(x).to(device))).cpu() == part).float()
-        for x, part in zip(data.validation.x.split(256), c.split(256), strict=True)
-    ]
+    size = at_once(data.validation.x, 256)
+    with torch.no_grad():
+        right = [
+            (predictions(confounder(as_floats(x.to(device)))).cpu() == part).float()
+            for x, part in zip(data.validation.x.split(size), c.split(size), strict=True)
+        ]
     return replace(
         found,
         confounder_energy=energy,
@@ -149,7 +152,8 @@ def features_of(
     model: nn.Module, images: GroupedImages, device: torch.device, batch_size: int = 256
 ) -> Float[Tensor, "n k"]:
     """Return the averaged features of images, on the CPU."""
-    parts = [pooled_features(model, as_floats(x).to(device))[0].cpu() for x in images.x.split(batch_size)]
+    parts = images.x.split(at_once(images.x, batch_size))
+    parts = [pooled_features(model, as_floats(x.to(device)))[0].cpu() for x in parts]
     return torch.cat(parts)
 
 
@@ -172,7 +176,7 @@ def _maps(
 
     Without targets the maps are those of the classes that the model decides for.
     """
-    parts = []
+    parts, batch_size = [], at_once(images.x, batch_size)
     for start in range(0, len(images.x), batch_size):
         x = as_floats(images.x[start : start + batch_size].to(device))
         if target is None:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from faultlines.data import image_files
 from faultlines.estimators.attribution.gradients import INTEGERS
 from faultlines.training.batches import Stream
 from faultlines.training.objectives.group_objective import GroupBatch
@@ -42,6 +43,8 @@ class GroupData(Protocol):
 def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
     """Return a whole set as one batch on a device, and its number of groups.
 
+    More than a gigabyte of pixels stays where it is: `GroupBatches` brings what it draws to the device.
+
     Confounders, groups and domains are numbered from 0 in the order of those that occur: a classifier of the
     confounder has no outputs for what it never sees.
 
@@ -71,7 +74,7 @@ def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
     domain = getattr(data, "environment", None)
     domain = c if domain is None else domain.unique(return_inverse=True)[1]
     whole = GroupBatch(data.x, y, c, None if mask is None else mask.float(), group, domain, torch.arange(n))
-    return whole.map(lambda t: t.to(device)), groups
+    return whole.map(lambda t: t if t.nbytes > image_files.IN_MEMORY else t.to(device)), groups
 
 
 def number_groups(y: Int[Tensor, " n"], c: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], int]:
@@ -84,7 +87,7 @@ class GroupBatches(Stream):
     """A seeded stream of epochs; two streams of equal seed give equal batches.
 
     Args:
-        data: The training set, on the device where batches are wanted.
+        data: The training set, its labels on the device where batches are wanted.
         batch_size: Samples a batch; the last of an epoch holds what is left.
         seed: Seed of order and flips.
         flip: Whether each image is mirrored with probability one half, and its mask with it.
@@ -102,8 +105,8 @@ class GroupBatches(Stream):
     def draw(self, index: Int[Tensor, " batch"]) -> GroupBatch:
         """Return the batch of these samples."""
         device = self.data.y.device
-        index = index.to(device)
-        return self.mirrored(self.data.map(lambda t: t[index]).floating(self.dtype), index)
+        drawn = self.data.map(lambda t: t[index.to(t.device)].to(device))  # as bytes, where they are bytes
+        return self.mirrored(drawn.floating(self.dtype), index.to(device))
 
     def one(self) -> Tensor:
         """Return one image."""

@@ -30,6 +30,7 @@ from faultlines.training.objectives.group_objective import (
     LossAndTerms,
     MakeModel,
     as_floats,
+    at_once,
 )
 from faultlines.training.objectives.reweighting import ERM
 from faultlines.training.optimizer import build_optimizer
@@ -109,13 +110,13 @@ def score(model: nn.Module, data: GroupData, device: torch.device, batch_size: i
         model: Maps images to logits.
         data: Holds `x`, `y`, `c` and, maybe, `split`.
         device: Where the model is.
-        batch_size: Images at once.
+        batch_size: Images at once, at most: large ones are fewer.
 
     Raises:
         ValueError: If the model answers NaN.
     """
-    dtype = precision(model)
-    found = torch.cat([predictions(model(as_floats(x.to(device), dtype))) for x in data.x.split(batch_size)])
+    dtype, parts = precision(model), data.x.split(at_once(data.x, batch_size))
+    found = torch.cat([predictions(model(as_floats(x.to(device), dtype))) for x in parts])
     return group_accuracy(found.cpu(), data.y.cpu(), data.c.cpu(), split=getattr(data, "split", ""))
 
 
@@ -316,7 +317,7 @@ class GroupTraining(Training[GroupHistory]):
     def automatic(self, run: dict[str, str]) -> Path:
         """Return the file of the run in the folder that `FAULTLINES_CHECKPOINTS` names."""
         loss_of, steps, whole = self.state.objective, self.state.steps, self.batches.data
-        first = whole.map(lambda t: t[: self.batches.batch_size]).floating(self.batches.dtype)
+        first = whole.map(lambda t: t[: self.batches.batch_size].to(self.device)).floating(self.batches.dtype)
 
         def begin(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Terms]:
             # a copy, for a loss may hold state; and the last step, whose loss holds every term

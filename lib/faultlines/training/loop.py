@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from faultlines.training.batches import Stream
-from faultlines.training.checkpoint import Checkpoint, set_aside
+from faultlines.training.checkpoint import Checkpoint, discard
 from faultlines.training.history import EpochMean, EpochsBar, History
 from faultlines.training.optimizer import learning_rate
 from faultlines.training.seeding import global_state, own_draws, set_global_state
@@ -226,7 +226,7 @@ class Training(ABC, Generic[H]):
             self.take(found)
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):  # of another form
             self.take(before)
-            set_aside(checkpoint.path)
+            discard(checkpoint.path)
 
 
 def refill(history: History, told: dict[str, Any]) -> None:

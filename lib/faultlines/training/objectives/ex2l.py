@@ -174,7 +174,7 @@ class EX2L(GroupObjective):
         if self.control == "frozen":
             return EX2LLoss(self, run.fit(ERM(label="c"), 1.0))
         confounder = seeded(lambda: run.make_model(run.confounders), run.seed + CONFOUNDER_SEED)
-        return EX2LLoss(self, confounder.to(run.data.x.device))
+        return EX2LLoss(self, confounder.to(run.data.y.device))
 
 
 class EX2LLoss(GroupLoss):

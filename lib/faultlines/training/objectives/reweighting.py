@@ -19,6 +19,7 @@ from faultlines.training.objectives.group_objective import (
     GroupRun,
     LossAndTerms,
     as_floats,
+    at_once,
     weighted_mean,
 )
 from faultlines.training.objectives.objective import check_number
@@ -94,7 +95,8 @@ class JTT(GroupObjective):
             raise ValueError("JTT looks at all training images at once: give it tensors, not a DataLoader")
         model = run.fit(ERM(), self.first)
         with torch.no_grad():
-            floats = (as_floats(x, precision(model)) for x in run.data.x.split(512))
+            parts, dtype = run.data.x.split(at_once(run.data.x, 512)), precision(model)
+            floats = (as_floats(x.to(run.data.y.device), dtype) for x in parts)
             found = torch.cat([predictions(model(x)) for x in floats])
         return WeightedLoss(torch.where(found == run.data.y, 1.0, self.upweight))
 
