@@ -12,11 +12,10 @@ import pytest
 
 from faultlines.cli.status import jobs_table, sweeps_table
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.checkpoints import forget, take_up
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.task import Task, code_of, forget, take_up
 from faultlines.runner import job
 from faultlines.runner.job import JobSpec, changed_since, execute
 from faultlines.runner.job_lock import lock_file, locked

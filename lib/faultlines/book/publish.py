@@ -23,6 +23,7 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
+from faultlines.reporting.ledger import Row
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
 IGNORED, MOVES = "nbval-ignore-output", "moves-between-machines"
@@ -131,36 +132,6 @@ def with_scoreboard(text: str, table: str) -> str:
 # the index: `results/index.json` and its schema
 
 
-class ClaimRow(BaseModel):
-    """One settled claim; see `faultlines.reporting.ledger.Row`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    claim: str
-    statement: str
-    paper: str
-    test: str
-    ours: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    method: str = ""
-    confidence: float | None = None
-    direction: str = ""
-    threshold: float | None = None
-    verdict: str
-    cost_s: float
-    figure: str
-    note: str
-    effects: list[float | None] = []
-    primary: bool = False
-    sentence: str = ""
-    smallest: float | None = None
-    reason: str = ""
-    fragile: bool = False
-
-
 class Made(BaseModel):
     """What a published notebook was made with: its record, without what only the notebook itself needs."""
 
@@ -193,7 +164,7 @@ class Published(BaseModel):
 
     notebook: str
     provenance: Made
-    ledger: list[ClaimRow]
+    ledger: list[Row]
 
 
 class Index(BaseModel):
@@ -216,10 +187,12 @@ def read_index(project: Project) -> Index:
             except UnreadableError:
                 continue
             if isinstance(result, Result) and not result.foreign:
-                rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
-                made = Made.model_validate(result.provenance.model_dump())
-                name = path.relative_to(project.root).as_posix()
-                results.append(Published(notebook=name, provenance=made, ledger=rows))
+                told = {
+                    "notebook": path.relative_to(project.root).as_posix(),
+                    "provenance": result.provenance.model_dump(),
+                    "ledger": [summary(row) for row in result.ledger],
+                }
+                results.append(Published.model_validate(told))
     return Index(results=results)
 
 

@@ -17,6 +17,8 @@ from jaxtyping import Shaped
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from faultlines.data.dataset import check_count
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NUMPY_TYPES = {torch.uint8: np.uint8, torch.float16: np.float16, torch.float32: np.float32}
 IN_MEMORY = 2**30  # bytes above which pixels are kept in a file, mapped into memory
@@ -60,8 +62,7 @@ def read_images(
     """
     if dtype not in NUMPY_TYPES:
         raise ValueError(f"dtype={dtype} is not one of {', '.join(map(str, NUMPY_TYPES))}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
-        raise ValueError(f"size={size!r} must be an integer of at least 8")
+    check_count("size", size, 8)
     images = _room((len(paths), 3, size, size), dtype)
 
     def read(k: int) -> None:
@@ -87,7 +88,7 @@ def shared_images(first: Shaped[Tensor, "n *shape"], second: Shaped[Tensor, "m *
 
 
 def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:

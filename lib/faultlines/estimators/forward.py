@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -132,8 +132,44 @@ def derivatives(create_graph: bool, *given: Any) -> Iterator[list[Any]]:
         yield [_usable(a) for a in given]
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute products and convolutions of float32 in float32, whatever the process allows meanwhile.
+
+    Torch lets a GPU's convolutions, and with `torch.set_float32_matmul_precision("high")` its products as well, round
+    factors to the ten bits of TF32, and `torch.autocast` to those of bfloat16. Training bears that; a bound that is
+    violated by a thousandth, or a kernel whose smallest eigenvalue is a ten-thousandth, does not. Usable as a
+    decorator. The settings are the process's, and are as they were afterwards.
+
+    Example:
+        >>> torch.backends.cuda.matmul.fp32_precision = "tf32"
+        >>> with full_float32():
+        ...     torch.backends.cuda.matmul.fp32_precision
+        'ieee'
+        >>> torch.backends.cuda.matmul.fp32_precision
+        'tf32'
+        >>> torch.backends.cuda.matmul.fp32_precision = "none"
+    """
+    there: Any = torch.backends
+    computing = [there.cuda.matmul, there.cudnn.conv, there.cudnn.rnn, there.mkldnn.matmul, there.mkldnn.conv]
+    allowed = [part.fp32_precision for part in computing]
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            for part in computing:
+                part.fp32_precision = "ieee"
+            yield
+        finally:
+            for part, precision in zip(computing, allowed, strict=True):
+                part.fp32_precision = precision
+
+
 def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function that differentiates be called under `torch.inference_mode()`, as under `torch.no_grad()`.
+
+    It computes in full float32; see `full_float32`.
 
     Raises:
         ValueError: If an argument is a numpy array; the message names it.
@@ -151,7 +187,7 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
         for name, given in (*zip(names, args, strict=False), *kwargs.items()):
             if isinstance(given, np.ndarray):
                 check_tensor(given, name)
-        with _outside_inference():
+        with _outside_inference(), full_float32():
             positional: Any = map(_usable, args)
             named: Any = {name: _usable(a) for name, a in kwargs.items()}
             return cast(Any, function)(*positional, **named)

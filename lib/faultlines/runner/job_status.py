@@ -22,7 +22,7 @@ from faultlines.notebook.store import write_atomic
 from faultlines.notebook.task import Task
 from faultlines.runner.job_lock import is_locked, lock_file, try_lock
 
-State = Literal["queued", "running", "done", "failed"]
+Stage = Literal["queued", "running", "done", "failed"]
 Executor = Literal["local", "slurm"]
 Report = Callable[[dict[str, Any]], None]
 
@@ -56,7 +56,7 @@ class JobStatus(BaseModel):
 
     chapter: str
     label: str
-    state: State
+    state: Stage
     executor: Executor = "local"
     id: str = ""
     host: str = ""
@@ -82,7 +82,7 @@ class JobStatus(BaseModel):
         )
 
     @classmethod
-    def here(cls, task: Task, state: State) -> JobStatus:
+    def here(cls, task: Task, state: Stage) -> JobStatus:
         """Return a status of the process that calls, on the machine it runs on."""
         array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         slurm = f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID")
@@ -157,7 +157,7 @@ def seconds_since(time: str) -> float:
 def with_status(report: Report, project: Project, task: Task) -> Report:
     """Return a report that also keeps the job's status up to date."""
     cells, started = task.chapter.size, now()
-    states: dict[str, State] = {"start": "running", "cell": "running", "done": "done", "failed": "failed"}
+    states: dict[str, Stage] = {"start": "running", "cell": "running", "done": "done", "failed": "failed"}
 
     def both(event: dict[str, Any]) -> None:
         status = JobStatus.here(task, states[event["event"]])

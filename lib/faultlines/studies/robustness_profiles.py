@@ -42,14 +42,6 @@ class Outcomes:
         """
         return (self.correct & self.fooled[attack]).sum(1) / self.correct.sum(1).double()
 
-    def median_distance(self, attack: str) -> Float[Tensor, " network"]:
-        """Return each network's median perturbation over clean-correct images; infinite where too few are fooled.
-
-        An image that the attack did not fool counts as one at infinite distance.
-        """
-        reached = self.distance[attack].double().where(self.fooled[attack], torch.inf)
-        return torch.stack([row[right].median() for row, right in zip(reached, self.correct, strict=True)])
-
 
 def attack_outcomes(
     networks: Sequence[nn.Module],

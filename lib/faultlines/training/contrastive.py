@@ -17,8 +17,7 @@ from faultlines.training.batches import Batches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.history import History
 from faultlines.training.loop import State, Terms, Training
-from faultlines.training.optimizer import build_optimizer
-from faultlines.training.settings import Settings, plain_number
+from faultlines.training.settings import Settings, build_optimizer, plain_number
 
 
 @with_gradients

@@ -187,9 +187,8 @@ def group(arms: Mapping[str, Arm]) -> list[list[str]]:
     """Return the names of arms that can share one vectorised call: objectives equal but for their numbers.
 
     Example:
-        >>> from faultlines.training.objectives import CrossEntropy
-        >>> from faultlines.training.objectives.jasmin import MapEntropy
-        >>> arms = {"a": Arm(MapEntropy(0.1)), "b": Arm(CrossEntropy()), "c": Arm(MapEntropy(0.2))}
+        >>> from faultlines.training.objectives import CrossEntropy, JaSMin
+        >>> arms = {"a": Arm(JaSMin(0.1)), "b": Arm(CrossEntropy()), "c": Arm(JaSMin(0.2))}
         >>> group(arms)
         [['a', 'c'], ['b']]
     """

@@ -20,13 +20,12 @@ from faultlines.training.batches import Augment, Batches, LoaderBatches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
-from faultlines.training.objectives.cross_entropy import CrossEntropy
-from faultlines.training.objectives.objective import Objective
-from faultlines.training.optimizer import build_optimizer
+from faultlines.training.objectives.objective import CrossEntropy, Objective
 from faultlines.training.settings import (
     Optimizer,
     Schedule,
     Settings,
+    build_optimizer,
     check_single,
     evaluating,
     plain_number,

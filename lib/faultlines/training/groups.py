@@ -17,7 +17,6 @@ from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
 from faultlines.models.inference import predictions
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.device import choose_device
 from faultlines.training.group_batches import GroupBatches, GroupData, GroupLoaderBatches, as_batch
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
@@ -33,13 +32,14 @@ from faultlines.training.objectives.group_objective import (
     at_once,
 )
 from faultlines.training.objectives.reweighting import ERM
-from faultlines.training.optimizer import build_optimizer
 from faultlines.training.seeding import seeded
 from faultlines.training.settings import (
     Optimizer,
     Schedule,
     Settings,
+    build_optimizer,
     check_single,
+    choose_device,
     plain_number,
     precision,
 )

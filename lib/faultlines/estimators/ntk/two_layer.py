@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.models.linearized import check_rows
 
 CPU = torch.device("cpu")
@@ -80,6 +81,7 @@ HALF = (torch.float16, torch.bfloat16)  # computed in float32: products and coun
 PAIRS = 2**14  # of nearly parallel rows at a time
 
 
+@full_float32()
 def relu_ntk(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "t d"] | None = None,
@@ -177,6 +179,7 @@ def _kernel(a: Tensor, b: Tensor, na: Tensor, nb: Tensor, train: str, diagonal: 
 BLOCK = 4096  # hidden units at a time: memory does not grow with the width
 
 
+@full_float32()
 def finite_relu_ntk(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "t d"] | None = None,

@@ -114,9 +114,9 @@ class MapSteadiness(Objective):
 
     It acts on what an explanation shows, the signed gradient $\nabla_x f_y$ of the logit of the sample's class, and not
     on the loss: the map at a sample and the map beside it are made to point the same way. The offset $h s$ has random
-    signs $s$, new in every step, from torch's global generator, which `fit` seeds. A vectorised call for several
-    networks at once has no such generator and is refused. Batch normalisation in training mode makes a sample's logit
-    depend on the others, and its gradient is then that of the batch's sum.
+    signs $s$, new in every step, from torch's global generator of the CPU, which `fit` seeds. A vectorised call for
+    several networks at once has no such generator and is refused. Batch normalisation in training mode makes a
+    sample's logit depend on the others, and its gradient is then that of the batch's sum.
 
     Costs two gradients in the input and a pass back through both, about five times cross-entropy. Attention stays in
     its explicit form, for a fused kernel has no second derivative.
@@ -152,7 +152,7 @@ class MapSteadiness(Objective):
                 logits.append(logits_of(model(x)))
             return logits[-1].gather(1, y[:, None]).sum()
 
-        signs = 2.0 * torch.randint(0, 2, x.shape, device=x.device).to(x.dtype) - 1
+        signs = 2.0 * torch.randint(0, 2, x.shape).to(x) - 1  # the same on every device
         here, _ = gradient_and_value(own_class, x)
         beside, _ = gradient_and_value(own_class, x + self.step * signs)
         loss = F.cross_entropy(logits[0], y)
