@@ -55,7 +55,8 @@ class AutoAttack(Attack[EnsembleResult]):
         steps: Steps of each walk of the gradient attacks.
         target_classes: Classes that the targeted attacks try.
         queries: Budget of Square.
-        batch_size: Samples attacked at once; fewer lose less work when stopped.
+        batch_size: Samples attacked at once; fewer lose less work when stopped. Each batch draws for itself, so that
+            another size is another seed.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.

@@ -20,6 +20,7 @@ from faultlines.estimators.similarity.correlation import (
     topk_intersection,
 )
 from faultlines.estimators.similarity.kendall import kendall_tau
+from faultlines.models.inference import predictions
 
 Likeness = dict[str, Float[Tensor, " image"]]
 
@@ -212,7 +213,7 @@ def common_correct(
         raise ValueError("networks is empty; there is no one to be right")
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
-    right = torch.stack([network(x).argmax(dim=1) == y for network in networks]).all(dim=0)
+    right = torch.stack([predictions(network(x)) == y for network in networks]).all(dim=0)
     chosen = right.nonzero().flatten()[:limit]
     if not len(chosen):
         raise ValueError(f"no sample of {len(x)} is classified right by all of the {len(networks)} networks")

@@ -16,6 +16,7 @@ from faultlines.attacks.explanation.objective import Explain
 from faultlines.attacks.explanation.surrogate import count_relu, softplus_surrogate
 from faultlines.estimators.curvature.inputs import input_curvature
 from faultlines.estimators.curvature.parameters import hessian_top
+from faultlines.models.inference import predictions
 from faultlines.studies.explanation_robustness import (
     ExplanationOutcome,
     common_correct,
@@ -84,7 +85,7 @@ def network_traits(
         logits, y = model(explained[0]), explained[1]
         own = logits.gather(1, y[:, None]).squeeze(1)
         other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-        accuracy = (model(test[0]).argmax(dim=1) == test[1]).double().mean().item()
+        accuracy = (predictions(model(test[0])) == test[1]).double().mean().item()
     return NetworkTraits(
         sharpness=sharp.values[0].item(),
         input_hessian=curved.norm.median().item(),

@@ -15,6 +15,7 @@ from faultlines.estimators.lipschitz.attention import attention_bound
 from faultlines.estimators.lipschitz.jacobian import jacobian_norm, logit_jacobian_norm
 from faultlines.estimators.margins import margin_radius
 from faultlines.models.attention import Attention
+from faultlines.models.inference import predictions
 from faultlines.models.recorder import LayerRecord, record
 
 Attack = Callable[..., AttackResult]
@@ -75,7 +76,7 @@ def attack_outcomes(
     if not networks:
         raise ValueError("networks is empty; there is nothing to attack")
     with torch.no_grad():
-        correct = torch.stack([network(x).argmax(dim=1) == y for network in networks])
+        correct = torch.stack([predictions(network(x)) == y for network in networks])
     fooled, distance = {}, {}
     for name, attack in attacks.items():
         found = [
@@ -107,7 +108,7 @@ def survives(
         generator: Source of their random starts.
     """
     with torch.no_grad():
-        robust = model(x).argmax(dim=-1) == y
+        robust = predictions(model(x)) == y
     for attack in attacks:
         left = robust.nonzero().squeeze(-1)
         if len(left):

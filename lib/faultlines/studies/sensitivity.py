@@ -26,6 +26,7 @@ from faultlines.estimators.lipschitz.local import layer_lipschitz, read_layer
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.empirical import empirical_ntk
 from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
+from faultlines.models.inference import predictions
 from faultlines.studies.explanation_robustness import common_correct, explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]
@@ -143,7 +144,7 @@ def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget,
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with torch.no_grad():
         for _ in range(budget.steps):
-            wrong |= model(random_sign(x, everyone, eps=budget.eps, generator=generator)).argmax(dim=1) != y
+            wrong |= predictions(model(random_sign(x, everyone, eps=budget.eps, generator=generator))) != y
     return Moved(found.success.double().mean().item(), wrong.double().mean().item(), points=found.x_adv)
 
 
@@ -225,7 +226,7 @@ def cue_moved(
     wrong = other_class(y, model(x[:1]).shape[1], torch.Generator().manual_seed(seed))
     with torch.no_grad():
         changed = [
-            model(class_cue(x, code, side=side)).argmax(dim=1) != y
+            predictions(model(class_cue(x, code, side=side))) != y
             for code in (wrong + 1, torch.zeros_like(y))
         ]
     attack, noise = (share.double().mean().item() for share in changed)

@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from faultlines.models.inference import MADE_IN_INFERENCE, logits_of
 from faultlines.training.seeding import own_draws
 
 Optimizer = Literal["adamw", "sgd"]
@@ -54,6 +56,8 @@ class Settings:
     stop_every: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -81,6 +85,19 @@ class Settings:
         for name, allowed in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of numpy's as one of Python's, and anything else as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_number(np.int64(3)), plain_number(np.float32(0.5)), plain_number("sgd")
+        (3, 0.5, 'sgd')
+    """
+    if isinstance(value, bool | int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
 def prepared(
@@ -115,12 +132,13 @@ def prepared(
         raise ValueError(f"{name}x has {len(x)} samples and {name}y {len(y)}; they must be equal and not 0")
     if batch_size is not None and batch_size > len(x):
         raise ValueError(f"batch_size={batch_size} exceeds the number of samples, {len(x)}")
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise ValueError(f"the model's weights {MADE_IN_INFERENCE}")
     x, y = x.to(precision(model)), y.to(torch.int64)
     with evaluating(model), torch.no_grad():
-        logits = model(x[:1])
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        kind = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model returns {kind}; it must return [batch, classes]")
+        logits = logits_of(model(x[:1]))
+    if logits.ndim != 2:
+        raise ValueError(f"the model returns shape {tuple(logits.shape)}; it must return [batch, classes]")
     low, high, classes = int(y.min()), int(y.max()), logits.shape[1]
     if low < 0 or high >= classes:
         raise ValueError(

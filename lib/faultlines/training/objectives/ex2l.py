@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faultlines.estimators.attribution.cam import Method, logits_and_maps, normalize_map
+from faultlines.models.attention import at_least_float
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,
@@ -70,6 +71,7 @@ def map_similarity(
         raise ValueError(
             f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; both must be [batch, height, width]"
         )
+    a, b = at_least_float(a), at_least_float(b)
     if kind in ("cosine", "centred_cosine"):
         if kind == "centred_cosine":
             a, b = (m - m.mean(dim=(1, 2), keepdim=True) for m in (a, b))

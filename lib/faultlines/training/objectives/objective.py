@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from faultlines.models.inference import logits_of
 from faultlines.models.recorder import record
 
 Model = Callable[[Tensor], Tensor]
@@ -77,7 +78,7 @@ class CrossEntropy(Objective):
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; it is its own only term."""
-        loss = F.cross_entropy(model(x), y, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits_of(model(x)), y, label_smoothing=self.label_smoothing)
         return loss, {"cross_entropy": loss}
 
 
@@ -148,7 +149,7 @@ class Adversarial(Objective):
         step_size = min(1.0, 2.5 / self.steps) if self.step_size is None else self.step_size
 
         def total(x: Tensor) -> Tensor:
-            return F.cross_entropy(model(x), y, reduction="sum")
+            return F.cross_entropy(logits_of(model(x)), y, reduction="sum")
 
         attacked = x
         with torch.no_grad():  # func.grad still differentiates inside; the weights see only the last pass
@@ -156,5 +157,5 @@ class Adversarial(Objective):
                 attacked = attacked + step_size * self.eps * torch.func.grad(total)(attacked).sign()
                 # torch.clamp takes no mix of bounds under vmap; the two elementwise forms do
                 attacked = torch.minimum(torch.maximum(attacked, x - self.eps), x + self.eps).clamp(0, 1)
-        loss = F.cross_entropy(model(attacked.detach()), y)
+        loss = F.cross_entropy(logits_of(model(attacked.detach())), y)
         return loss, {"adversarial_cross_entropy": loss}
