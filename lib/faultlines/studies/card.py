@@ -15,24 +15,26 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from faultlines import __version__
 from faultlines.data.classification_subset import make_task
 from faultlines.data.dataset import Dataset
+from faultlines.data.image_files import list_images, read_images
+from faultlines.data.loading import load
 from faultlines.estimators.lipschitz.local import local_lipschitz
 from faultlines.models.inference import logits_of
 from faultlines.models.vit import ViT
 from faultlines.studies.card_target import (
     Target,
-    called,
     check_classifier,
     check_mechanism_target,
     find_target,
-    load_weights,
+    made_classifier,
 )
 from faultlines.studies.sensitivity import PROBES, Moved, Probe, ProbeBudget, _apart
 from faultlines.training.fit import fit
@@ -274,10 +276,7 @@ def measure_target(
     """
     references = stored_references(setting)
     if target.kind == "classifier":
-        model = cast(nn.Module, called(target.make, target.name))
-        if weights:
-            load_weights(model, weights)
-        model.eval()
+        model = made_classifier(target, weights)
         said = check_classifier(model, target.name, data.x_test, data.y_test, len(data.classes))
         networks = dict(enumerate(measure_classifier(model, data, setting, seeds)))
         left: dict[str, str] = dict.fromkeys(WITH_ATTENTION, "the classifier's attention is not read")
@@ -290,10 +289,11 @@ def measure_target(
     wanted = {target.name: target}
     if not references and target.name != "softmax":
         wanted["softmax"] = find_target("softmax")
+    images = hashlib.sha256(data.x_train.numpy().tobytes()).hexdigest()[:16]
     found: dict[str, dict[int, Numbers | None]] = {}
     for (name, one), seed in ((item, seed) for item in wanted.items() for seed in range(seeds)):
         stored = references.get(name, {}).get(seed) if one.source == name else None
-        key = json.dumps([SCHEMA, one.source, asdict(setting), seed])
+        key = json.dumps([SCHEMA, one.source, asdict(setting), images, seed])
 
         def train(one: Target = one, seed: int = seed) -> Numbers | None:
             return measure_mechanism(one.make, data, setting, seed)
@@ -310,3 +310,70 @@ def measure_target(
         references = {name: {s: n for s, n in found.get(name, found[target.name]).items() if n is not None}}
     missed = [seed for seed, numbers in found[target.name].items() if numbers is None]
     return Measured(target, own, references, missed, {}, [])
+
+
+def data_for(words: str) -> Dataset:
+    """Return the data set of a card.
+
+    Args:
+        words: A name that `load` knows, the path of an `.npz`, or a folder with a folder of images for each class:
+            these are made 32 x 32 in colour, and every fifth is a test image.
+
+    Raises:
+        ValueError: If it is none of these; one line.
+    """
+    path = Path(words)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise ValueError(f"dataset={words!r} is no file")
+        return load(path.stem, path.parent)
+    if not path.is_dir():
+        return load(words)
+    classes = sorted(part.name for part in path.iterdir() if part.is_dir())
+    files = [(file, c) for c, name in enumerate(classes) for file in list_images(path / name)]
+    if len(classes) < 2 or len(files) < 10:
+        raise ValueError(
+            f"dataset={words!r} holds {len(files)} images in {len(classes)} folders; one a class is needed"
+        )
+    images, labels = read_images([file for file, _ in files], 32), torch.tensor([c for _, c in files])
+    test = torch.arange(len(labels)) % 5 == 4
+    return Dataset(path.name, images[~test], labels[~test], images[test], labels[test], tuple(classes))
+
+
+def card_json(
+    found: Measured, setting: Setting, effects: Mapping[str, tuple[float, float, float]]
+) -> dict[str, Any]:
+    """Return a card as plain data, of the form that `card_schema.json` beside this module says.
+
+    Args:
+        found: What was measured.
+        setting: With what.
+        effects: By probe, how much more than softmax the target moves: the mean over seeds, and its interval.
+    """
+    first = next(iter(found.networks.values()))
+    probes = {
+        name: {
+            "attack": list(found.attack(name).values()),
+            "noise": list(found.attack(name, noise=True).values()),
+            "references": {m: list(found.attack(name, m).values()) for m in found.references},
+            "more_than_softmax": dict(zip(("estimate", "low", "high"), effects[name], strict=True))
+            if name in effects
+            else None,
+        }
+        for name in first["probes"]
+    }
+    return {
+        "schema": SCHEMA,
+        "library": __version__,
+        "target": found.target.name,
+        "source": found.target.source,
+        "kind": found.target.kind,
+        "setting": asdict(setting),
+        "seeds": list(found.networks),
+        "missed": found.missed,
+        "accuracy": [n["accuracy"] for n in found.networks.values()],
+        "loss": [n["loss"] for n in found.networks.values()],
+        "probes": probes,
+        "left_out": found.left_out,
+        "warnings": found.warnings,
+    }

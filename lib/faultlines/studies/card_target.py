@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from faultlines.data.dataset import Dataset
 from faultlines.models.inference import logits_of
 from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.models.weight_files import one_line, read_state
@@ -266,3 +267,45 @@ def load_weights(model: nn.Module, path: str) -> None:
         model.load_state_dict(read_state(Path(path)))
     except RuntimeError as error:
         raise ValueError(f"weights={path!r} does not fit: {one_line(error)}") from error
+
+
+def check_target(
+    target: Target, data: Dataset, weights: str, heads: int, width: int, tokens: int
+) -> list[str]:
+    """Refuse a bad target, whatever it is; return warnings.
+
+    Args:
+        target: See `find_target`.
+        data: The data set that a classifier is looked at on.
+        weights: File of a classifier's weights, or nothing.
+        heads: Heads of a layer, for a mechanism.
+        width: Width of a query.
+        tokens: Queries and keys.
+
+    Raises:
+        ValueError: See `check_mechanism_target`, `made_classifier` and `check_classifier`; one line.
+    """
+    if target.kind == "mechanism":
+        if weights:
+            raise ValueError(f"weights={weights!r} are for a classifier; a mechanism is trained here")
+        check_mechanism_target(target, heads, width, tokens)
+        return []
+    return check_classifier(
+        made_classifier(target, weights), target.name, data.x_test, data.y_test, len(data.classes)
+    )
+
+
+def made_classifier(target: Target, weights: str = "") -> nn.Module:
+    """Return a classifier with its weights, in evaluation mode.
+
+    Raises:
+        ValueError: If it cannot be made, or the file is refused or does not fit; one line.
+    """
+    model = called(target.make, target.name)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"target={target.name!r} makes a {type(model).__name__}; a torch.nn.Module is needed"
+        )
+    if weights:
+        load_weights(model, weights)
+    return model.eval()
