@@ -96,7 +96,9 @@ document.addEventListener("DOMContentLoaded", () => {
     count.textContent = `${shown} of ${rows.length} results shown` + (primary.checked ? ": primary claims only" : "");
     const kept = new URLSearchParams([...new FormData(form)].filter(([name, value]) => value && name !== "primary"));
     if (!primary.checked) kept.set("primary", "off");
-    history.replaceState(null, "", `${location.pathname}${location.search}${kept.size ? `#${kept}` : ""}`);
+    const address = new URL(location.href);
+    address.hash = kept.toString();
+    if (address.href !== location.href) history.replaceState(null, "", address);
   };
 
   // what a link asks for: scoreboard.html#verdict=fails
@@ -104,7 +106,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const name of ["text", "chapter", "run", "verdict", "sort"]) if (asked.has(name)) form.elements[name].value = asked.get(name);
   primary.checked = asked.get("primary") !== "off" && rows.some((r) => r.primary);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", (event) => { if (event.target.name === "sort") down = false; show(); });
+  for (const kind of ["input", "change"]) {
+    form.addEventListener(kind, (event) => { if (event.target.name === "sort") down = false; show(); });
+  }
   const box = table.closest(".pst-scrollable-table-container") || table;
   box.before(form, count);
   show();

@@ -116,7 +116,7 @@ def test_the_front_page_says_on_which_data_and_what_differs(
     said = "Verdicts on real data (digits). On other data 1 of these 1 verdicts differ."
     assert evidence(TOY["answer"], board.chapters[0]) == said
     assert said in board.answers() and "### Is it so?" in board.answers()
-    assert '<span class="fl-phrase verdict-fails">✘ fails</span>' in board.answers()
+    assert '<span class="fl-phrase verdict-fails">✘\u00a0fails</span>' in board.answers()
 
 
 def test_a_chapter_without_an_answer_has_none(checkout: Project, put: Callable[..., Path]) -> None:

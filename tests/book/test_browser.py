@@ -337,7 +337,7 @@ def test_the_scoreboard_works_by_keyboard_and_from_a_link(browser: webdriver.Chr
     browser.get("about:blank")
     browser.get(f"{site}scoreboard.html#verdict=holds&primary=off")
     settle(browser)
-    assert {"holds"} == {re.search(r"[a-z ]+", row[4])[0].strip() for row in shown(browser)}
+    assert all("holds" in row[4] for row in shown(browser)) and len(shown(browser)) > 50
     browser.execute_script("document.querySelector('.fl-filters [name=text]').focus()")
     reached = []
     for _ in range(12):

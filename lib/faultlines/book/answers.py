@@ -77,7 +77,7 @@ def read_answers(project: Project) -> dict[str, Answer]:
 
 def in_colour(verdict: str, words: str) -> str:
     """Return a phrase with its verdict's mark, and colour where the viewer shows one."""
-    return f'<span class="fl-phrase verdict-{verdict.replace(" ", "")}">{MARKS[verdict]} {words}</span>'
+    return f'<span class="fl-phrase verdict-{verdict.replace(" ", "")}">{MARKS[verdict]}\u00a0{words}</span>'
 
 
 def in_markdown(verdict: str, words: str) -> str:

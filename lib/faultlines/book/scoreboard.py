@@ -288,7 +288,7 @@ def _in_order(judge: Freshness, pages: list[str]) -> Iterator[Chapter]:
 def _data_of(parameters: Mapping[str, Any]) -> str:
     given = [parameters.get(name) for name in ("datasets", "dataset", "source")]
     names = [name for found in given if found for name in (found if isinstance(found, list) else [found])]
-    return ", ".join(NAMES.get(name, name) for name in dict.fromkeys(names))
+    return ", ".join(NAMES.get(name, name) for name in dict.fromkeys(map(str, names)))
 
 
 def evidence(text: str, board: ChapterBoard) -> str:
