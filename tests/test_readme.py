@@ -8,13 +8,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.main import get_command
 
 import faultlines
 from faultlines.book.publish import PICTURES
 from faultlines.cli.main import app
+from faultlines.models import record
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
@@ -127,8 +130,33 @@ RECIPES = dict(
 
 
 @pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_runs_in_an_empty_script(title: str) -> None:
+def test_a_recipe_runs_in_an_empty_script(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "torchvision" in RECIPES[title]:
         pytest.importorskip("torchvision")
     assert len(RECIPES[title].splitlines()) <= 20
+    monkeypatch.chdir(tmp_path)
     exec(compile(RECIPES[title], title, "exec"), {"__name__": "script"})
+
+
+def test_the_maps_that_a_recipe_records_are_those_that_multiply_the_values() -> None:
+    """The maps of timm's and of torchvision's first layer, against the layer's own weights in plain operations."""
+    pytest.importorskip("torchvision")
+    for title in ("Record the maps of a timm model", "Record the maps of a torchvision model"):
+        made: dict[str, Any] = {}
+        torch.manual_seed(0)
+        exec(compile(RECIPES[title], title, "exec"), made)
+        model, seen = made["model"], []
+        is_timm = hasattr(model, "blocks")
+        block = model.blocks[0] if is_timm else model.encoder.layers[0]
+        norm, layer = (block.norm1, block.attn) if is_timm else (block.ln_1, block.self_attention)
+        weight, bias = (
+            (layer.qkv.weight, layer.qkv.bias) if is_timm else (layer.in_proj_weight, layer.in_proj_bias)
+        )
+        norm.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out))
+        with record() as tape:
+            model(torch.rand(2, 3, 32, 32))
+        q, k, _ = (seen[0] @ weight.T + bias).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        assert torch.allclose(tape.maps[0], (q @ k.mT / 8**0.5).softmax(-1), atol=1e-6)
+        assert len(tape.maps) == 2

@@ -215,10 +215,8 @@ def test_the_front_page_counts_each_primary_claim_once(checkout: Project, put: C
     put("desk", ledger=[settled | {"verdict": "inconclusive"}])
     board = read_board(checkout, Runs.load(checkout))
     assert board.counts() == {"inconclusive": 1, "fails": 1}  # the larger data decide
-    assert (
-        re.sub("<[^>]+>", "", board.summary()).replace("\u00a0", " ")
-        == "Of 2 primary claims, ✘ 1 fail, ? 1 are not decided.\n"
-    )
+    said = re.sub("<[^>]+>", "", board.summary()).replace("\u00a0", " ")
+    assert said == "Of 2 primary claims, ✘ 1 fail, ? 1 are not decided.\n"
     [toy] = board.groups()
     assert [(line.claim, [mark.run for mark in line.marks]) for line in toy.lines] == [
         ("C1", ["desk", "default"]),

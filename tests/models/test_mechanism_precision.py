@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from faultlines.models import (
     SigmoidAttention,
     SoftmaxMechanism,
 )
+from faultlines.models.mechanism_zoo import ZOO
 
 HEADS, WIDTH, TOKENS = 2, 4, 6
 KINDS = {
@@ -26,7 +28,9 @@ KINDS = {
     "linear": lambda bias: LinearAttention(HEADS, WIDTH, bias=bias),
     "linear, normalised": lambda bias: LinearAttention(HEADS, WIDTH, normalise=True, bias=bias),
     "sigmoid": lambda bias: SigmoidAttention(HEADS, WIDTH, bias=bias),
+    **{name: partial(ZOO[name], HEADS, WIDTH) for name in ZOO},
 }
+BOUNDED_SCORES = ("linear", "linear, normalised", "cosine", "lipsformer")
 ROUNDING = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -54,7 +58,7 @@ def mask():
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_low_precision_is_the_oracle_up_to_rounding(kind, dtype, magnitude, which, masked):
-    made = KINDS[kind](mask() if masked else None)
+    made = KINDS[kind](bias=mask() if masked else None)
     q, k, v = rows(magnitude, which)
     _, expected, _ = made.explicit(q, k, v)
     output, maps, _ = made.explicit(q.to(dtype), k.to(dtype), v.to(dtype))
@@ -63,7 +67,7 @@ def test_low_precision_is_the_oracle_up_to_rounding(kind, dtype, magnitude, whic
     if (expected.abs() <= torch.finfo(dtype).max).all():
         assert maps.isfinite().all() and output.isfinite().all()
         # an exponent of size s carries an error of s roundings of float32
-        scores = magnitude**2 * WIDTH * 10 if kind not in ("linear", "linear, normalised") else 1
+        scores = magnitude**2 * WIDTH * 10 if kind not in BOUNDED_SCORES else 1
         error = min(2.0, ROUNDING[dtype] + 3e-7 * scores)
         if (
             kind == "linear, normalised" and magnitude == 1e4
@@ -72,7 +76,7 @@ def test_low_precision_is_the_oracle_up_to_rounding(kind, dtype, magnitude, whic
             maps, expected = maps[here], expected[here]
             assert len(maps) > 0 or which == "negative"
         assert ((maps.double() - expected).abs() <= error * expected.abs().clamp(min=1)).all()
-    if kind in ("rbf", "softmax", "linear, normalised", "rbf, normalised"):
+    if kind in ("rbf", "softmax", "linear, normalised", "rbf, normalised", *(ZOO.keys() - {"relu"})):
         assert (maps >= 0).all()
         assert (maps.double() <= (1 / TOKENS if kind == "rbf" else 1) * (1 + ROUNDING[dtype])).all()
 

@@ -4,11 +4,16 @@ from itertools import combinations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-from faultlines.reporting.figures import COLUMN, PALETTE, STYLE, figure, mark_line, use_style
+from faultlines.notebook.outputs import RECORD, shown_in
+from faultlines.reporting import prose
+from faultlines.reporting.figures import COLUMN, PALETTE, STYLE, figure, mark_line, place_figure, use_style
 
 # Machado, Oliveira & Fernandes (2009), severity 1.0, on linear RGB
 DEFICIENCIES = {
@@ -57,3 +62,45 @@ def test_a_figure_is_as_wide_as_the_column_and_in_style() -> None:
         assert axes[0, 0].lines[0].get_ydata() == [0.5, 0.5]
         assert axes[0, 0].lines[1].get_xdata() == [2.0, 2.0]
         plt.close(fig)
+
+
+def executed(*sources: str) -> nbformat.NotebookNode:
+    """Return a notebook of a chapter's frame around some cells, executed."""
+    frame = ("from faultlines import notebook\nnotebook.begin()", "seeds: int = 2  # how many [1..9]")
+    cells = [*frame, "notebook.check_parameters()", *sources, 'notebook.record("toy")']
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    made.cells[1].metadata.tags = ["parameters"]
+    return NotebookClient(made, kernel_name="python3").execute()
+
+
+KEPT = "from faultlines.reporting import figure, place_figure\nplace_figure('opening')"
+
+
+def test_a_figure_stands_in_the_place_that_was_kept_for_it() -> None:
+    made = executed(KEPT, "fig, ax = figure()\nplace_figure('opening', fig)")
+    (above,) = made.cells[3].outputs
+    assert above.data["image/png"].startswith("iVBOR")
+    assert made.cells[4].outputs == []
+    # the record knows the cell by what it shows at the end, not by what it showed first
+    shown = shown_in(made.cells[3].outputs).digest()
+    assert made.cells[-1].outputs[0].data[RECORD]["outputs"][2] == shown
+
+
+def test_no_record_of_a_page_with_an_empty_place() -> None:
+    with pytest.raises(
+        CellExecutionError, match="a place is kept for the figure opening, which no cell has drawn"
+    ):
+        executed(KEPT)
+
+
+def test_a_place_is_kept_once_and_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "places", {})
+    fig, _ = figure()
+    with pytest.raises(ValueError, match="place 'a' was not kept before"):
+        place_figure("a", fig)
+    place_figure("a")
+    with pytest.raises(ValueError, match="place 'a' is kept already"):
+        place_figure("a")
+    place_figure("a", fig)
+    assert prose.places == {"a": True}
+    assert not plt.fignum_exists(fig.number)

@@ -34,6 +34,9 @@ class Mechanism(Protocol):
         """Return the same output from a fused kernel, without a map and without second derivatives."""
         ...
 
+    # A mechanism that needs more than q, k and v has a method `from_tokens(layer, x, q, k, v)` too, with the tokens
+    # `x` that ask. What it returns is what `explicit` and `fused` are called on in place of (q, k, v).
+
 
 class MapMechanism(nn.Module):
     r"""Base of the mechanisms whose map is a function of queries and keys; a subclass gives `weights`.
@@ -145,8 +148,9 @@ class Attention(nn.Module):
     Args:
         dim: Width of a token.
         heads: Number of heads; must divide `dim`.
-        mechanism: What combines queries, keys and values; softmax by default. A `Mechanism`, or any module or
-            function that takes `(q, k, v)` and returns the output, or the output and its map.
+        mechanism: What combines queries, keys and values; softmax by default. A `Mechanism`, the name of one (see
+            `ViT`), or any module or function that takes `(q, k, v)` and returns the output, or the output and its
+            map.
         qkv_bias: Whether the three input projections have a bias. Theorem 3 of arXiv 2507.07814 assumes none.
         fused: `"auto"` takes the fused kernel only where no gradient and no map is asked for, since it has no
             second derivative; `"always"` also under autograd (faster first-order training); `"never"` at all.
@@ -162,7 +166,7 @@ class Attention(nn.Module):
         dim: int,
         heads: int,
         *,
-        mechanism: Mechanism | Callable[..., Any] | None = None,
+        mechanism: Mechanism | Callable[..., Any] | str | None = None,
         qkv_bias: bool = True,
         fused: Fused = "auto",
     ) -> None:
@@ -173,9 +177,14 @@ class Attention(nn.Module):
             raise ValueError(f"fused={fused!r} is not one of 'auto', 'always', 'never'")
         self.heads = heads
         self.fused = fused
-        self.mechanism = SoftmaxMechanism() if mechanism is None else as_module(mechanism)
+        plain = mechanism is None or isinstance(mechanism, str)
+        self.mechanism = SoftmaxMechanism() if plain else as_module(mechanism)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.out = nn.Linear(dim, dim)
+        if isinstance(mechanism, str):  # last: what it draws leaves the rest as it is
+            from faultlines.models.transformer_blocks import named_mechanism  # which imports this module
+
+            self.mechanism = named_mechanism(mechanism, heads, dim // heads)
 
     def project(
         self, x: Float[Tensor, "batch token dim"], queries: int | None = None
@@ -209,10 +218,14 @@ class Attention(nn.Module):
             Mechanism,
             self.mechanism if hasattr(self.mechanism, "explicit") else CallableMechanism(self.mechanism),
         )
+        given: tuple[Tensor, ...] = (q, k, v)
+        if (from_tokens := getattr(mechanism, "from_tokens", None)) is not None:
+            given = from_tokens(self, x if queries is None else x[:, :queries], q, k, v)
+            q, k, v = given[:3]
         if current_tape() is None and self._may_fuse():
-            heads = mechanism.fused(q, k, v)
+            heads = mechanism.fused(*given)
         else:
-            heads, maps, terms = mechanism.explicit(q, k, v)
+            heads, maps, terms = mechanism.explicit(*given)
             if maps is not None:
                 record_attention(maps, inputs=x, q=q, k=k, v=v, terms=terms)
         return self.out(heads.transpose(1, 2).flatten(2))

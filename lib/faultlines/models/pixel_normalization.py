@@ -51,6 +51,44 @@ def check_images(x: object, shape: tuple[int | None, ...]) -> Tensor:
     return images
 
 
+def shape_of_images(
+    image_shape: tuple[int, int, int] | None, channels: int | None, image_size: int | None
+) -> tuple[int, int, int]:
+    """Return `(channels, height, width)`, which every network takes in one of two ways.
+
+    Args:
+        image_shape: The three, or None for the other two arguments.
+        channels: Image channels.
+        image_size: Height and width.
+
+    Raises:
+        ValueError: If not exactly one way is taken, or what is given is no shape.
+
+    Example:
+        >>> shape_of_images((1, 8, 6), None, None), shape_of_images(None, 3, 32)
+        ((1, 8, 6), (3, 32, 32))
+    """
+    if isinstance(channels, (tuple, list)):
+        raise ValueError(
+            f"channels={channels!r} is the number of image channels in every network; "
+            "the channels of a CNN's convolutions are filters"
+        )
+    both = channels is not None and image_size is not None
+    if (image_shape is None and not both) or (
+        image_shape is not None and (channels is not None or image_size is not None)
+    ):
+        raise ValueError(
+            f"image_shape={image_shape}, channels={channels}, image_size={image_size}: give image_shape, "
+            "or the other two"
+        )
+    if image_shape is None:
+        assert channels is not None and image_size is not None
+        image_shape = (channels, image_size, image_size)
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape={image_shape!r} must be (channels, height, width)")
+    return image_shape
+
+
 def pixel_statistic(name: str, value: Statistic, channels: int) -> Float[Tensor, "channel 1 1"]:
     """Return means or standard deviations of the channels as a tensor.
 

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from faultlines.models.pixel_normalization import Normalize, Statistic
+from faultlines.models.pixel_normalization import Normalize, Statistic, shape_of_images
 
 Activation = Literal["relu", "softplus", "gelu"]
 NormKind = Literal["batch", "layer"]
@@ -64,6 +64,8 @@ class MLP(nn.Module):
         beta: Of softplus, $\log(1 + e^{\beta z}) / \beta$.
         mean: Channel means that the input is centred with.
         std: Channel standard deviations that the input is divided by.
+        channels: Image channels, with `image_size` in place of `image_shape`, as `ViT` takes them.
+        image_size: Height and width.
 
     Attributes:
         first: The first linear layer, which sees the centred, flat image.
@@ -80,7 +82,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         *,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, int, int] | None = None,
         classes: int,
         widths: Sequence[int] = (128, 128),
         norm: Literal["none", "hidden"] = "none",
@@ -89,8 +91,11 @@ class MLP(nn.Module):
         beta: float = 1.0,
         mean: Statistic = 0.5,
         std: Statistic = 0.5,
+        channels: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
+        image_shape = shape_of_images(image_shape, channels, image_size)
         sizes = {"image_shape": image_shape, "classes": (classes,), "widths": widths}
         check_plain(activation, beta, norm_kind, sizes)
         if norm not in ("none", "hidden"):
@@ -139,6 +144,8 @@ class CNN(nn.Module):
         pool: `"average"` or `"max"`.
         mean: Channel means that the input is centred with.
         std: Channel standard deviations that the input is divided by.
+        channels: Image channels, with `image_size` in place of `image_shape`, as `ViT` takes them.
+        image_size: Height and width.
 
     Raises:
         ValueError: If a size is below 1, a name is unknown, `mean` or `std` does not fit, or the images are too
@@ -153,7 +160,7 @@ class CNN(nn.Module):
     def __init__(
         self,
         *,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, int, int] | None = None,
         classes: int,
         filters: Sequence[int] = (16, 32),
         width: int = 64,
@@ -164,8 +171,11 @@ class CNN(nn.Module):
         pool: Pool = "average",
         mean: Statistic = 0.5,
         std: Statistic = 0.5,
+        channels: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
+        image_shape = shape_of_images(image_shape, channels, image_size)
         sizes = {"image_shape": image_shape, "classes": (classes,), "filters": filters, "width": (width,)}
         check_plain(activation, beta, norm_kind, sizes)
         if norm not in ("none", "conv", "hidden"):

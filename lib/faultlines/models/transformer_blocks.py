@@ -126,13 +126,46 @@ def _softmax(heads: int, head_dim: int, *, layer: int, bias: Tensor | None = Non
     return SoftmaxMechanism(bias)
 
 
+def _from_zoo(name: str) -> Callable[..., nn.Module]:
+    def make(
+        heads: int, head_dim: int, *, layer: int = 0, bias: Tensor | None = None, **options: Any
+    ) -> nn.Module:
+        from faultlines.models.mechanism_zoo import ZOO  # only for who asks: others need not load it
+
+        return ZOO[name](heads, head_dim, bias=bias, **options)
+
+    return make
+
+
+ZOO_NAMES = (
+    "l2",
+    "cosine",
+    "lipsformer",
+    "sparsemax",
+    "entmax",
+    "relu",
+    "off by one",
+    "gated",
+    "differential v2",
+)
 MECHANISMS: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "differential": DifferentialAttention,
     "rbf": RBFAttention,
     "linear": LinearAttention,
     "sigmoid": SigmoidAttention,
+    **{name: _from_zoo(name) for name in ZOO_NAMES},
 }
+
+
+def named_mechanism(name: str, heads: int, head_dim: int) -> nn.Module:
+    """Return the mechanism of that name for a layer, at its defaults.
+
+    Raises:
+        ValueError: If there is none of that name, or it does not fit the sizes.
+    """
+    check_mechanism(name)
+    return MECHANISMS[name](heads, head_dim, layer=0)
 
 
 def check_mechanism(attention: AttentionChoice) -> None:

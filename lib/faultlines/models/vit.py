@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from faultlines.models.attention import Attention, Fused
-from faultlines.models.pixel_normalization import check_images, pixel_statistic
+from faultlines.models.pixel_normalization import check_images, pixel_statistic, shape_of_images
 from faultlines.models.recorder import current_tape
 from faultlines.models.transformer_blocks import (
     AttentionChoice,
@@ -33,13 +33,15 @@ class ViT(nn.Module):
         patch_size: Side of a patch; must divide height and width.
         channels: Image channels.
         classes: Number of logits.
-        image_shape: `(channels, height, width)`, in place of `channels` and `image_size`, as `MLP` and `CNN` take it.
+        image_shape: `(channels, height, width)`, in place of `channels` and `image_size`.
         dim: Width of a token.
         depth: Number of blocks.
         heads: Attention heads a block; must divide `dim`.
         mlp_ratio: Hidden width of the MLP over `dim`; 0 leaves the MLP out.
-        attention: Name of the mechanism: `"softmax"`, `"differential"`, `"rbf"`, `"linear"` or `"sigmoid"`. Under
-            the same seed all weights that two of them have are the same. Or a factory of one, called as
+        attention: Name of the mechanism: `"softmax"`, `"differential"`, `"rbf"`, `"linear"` or `"sigmoid"`; or, of
+            `faultlines.models.mechanism_zoo`, `"l2"`, `"cosine"`, `"lipsformer"`, `"sparsemax"`, `"entmax"`,
+            `"relu"`, `"off by one"`, `"gated"` or `"differential v2"`. Under the same seed all weights that two of
+            them have are the same. Or a factory of one, called as
             `factory(heads, head_dim, **attention_options)` for every layer, or a module, of which every layer gets
             a copy: a `Mechanism`, or what takes `(q, k, v)` and returns the output, or the output and its map.
         attention_options: What the mechanism is made with; see `DifferentialAttention`, `RBFAttention`,
@@ -88,7 +90,7 @@ class ViT(nn.Module):
         fused: Fused = "auto",
     ) -> None:
         super().__init__()
-        channels, height, width = _shape(image_shape, channels, image_size)
+        channels, height, width = shape_of_images(image_shape, channels, image_size)
         for name, size in {"channels": channels, "classes": classes, "dim": dim, "depth": depth}.items():
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")
@@ -141,21 +143,6 @@ class ViT(nn.Module):
             x = self.blocks(x)
         x = self.norm(x)
         return self.head(x[:, 0] if self.pool == "cls" else x.mean(dim=1))
-
-
-def _shape(
-    shape: tuple[int, int, int] | None, channels: int | None, size: int | None
-) -> tuple[int, int, int]:
-    if (shape is None) == (channels is None and size is None) or (shape is None and None in (channels, size)):
-        raise ValueError(
-            f"image_shape={shape}, channels={channels}, image_size={size}: give image_shape, or the other two"
-        )
-    if shape is None:
-        assert channels is not None and size is not None
-        shape = (channels, size, size)
-    if len(shape) != 3:
-        raise ValueError(f"image_shape={shape!r} must be (channels, height, width)")
-    return shape
 
 
 def _need_all_tokens(blocks: BlockStack) -> bool:

@@ -123,7 +123,7 @@ def record(chapter: str, ledger: Settled | None = None) -> None:
         ledger: Its claims, each settled or left.
 
     Raises:
-        UsageError: If a sentence names what no cell has quoted.
+        UsageError: If a sentence names what no cell has quoted, or a figure's place is empty.
         RuntimeError: If `begin` and `check_parameters` have not run before.
     """
     from IPython.display import publish_display_data
@@ -134,6 +134,8 @@ def record(chapter: str, ledger: Settled | None = None) -> None:
         )
     if names := prose.open_names():
         raise UsageError(f"the text names {', '.join(names)}, which no cell has quoted")
+    if names := [name for name, filled in prose.places.items() if not filled]:
+        raise UsageError(f"a place is kept for the figure {', '.join(names)}, which no cell has drawn")
     sys.stdout.flush()
     before = _session.sources[:-1]
     shown = _session.watch.shown

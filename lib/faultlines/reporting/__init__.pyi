@@ -6,6 +6,7 @@ from .correlations import rank_correlation as rank_correlation
 from .figures import PALETTE as PALETTE
 from .figures import figure as figure
 from .figures import forest as forest
+from .figures import place_figure as place_figure
 from .figures import use_style as use_style
 from .gathered import Gathered as Gathered
 from .intervals import Interval as Interval

@@ -10,6 +10,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from faultlines.reporting import prose
 from faultlines.reporting.intervals import Interval
 from faultlines.reporting.verdicts import Direction, judge
 
@@ -86,6 +87,35 @@ def figure(rows: int = 1, columns: int = 1, *, height: float = 3.2, **options: A
         >>> plt.close(fig)
     """
     return plt.subplots(rows, columns, figsize=(COLUMN, height * rows), **options)
+
+
+def place_figure(name: str, fig: Figure | None = None) -> None:
+    """Keep a place for a figure, or put the figure there: so a result can stand above the cells that compute it.
+
+    The cell that is to show the figure calls it with the name alone, a later one with the figure as well, which is
+    closed. A record is refused while a place is empty. Outside a notebook nothing is shown.
+
+    Args:
+        name: Of the place, one of its own in a notebook.
+        fig: What is to be shown there.
+
+    Raises:
+        ValueError: If the place is kept already, or was not kept before it is filled.
+    """
+    from IPython.core.getipython import get_ipython
+    from IPython.display import publish_display_data
+
+    if (name in prose.places) == (fig is None):
+        raise ValueError(f"place {name!r} {'is kept already' if fig is None else 'was not kept before'}")
+    prose.places[name] = fig is not None
+    data, metadata = {"text/plain": "a figure, drawn when its results are there"}, {}
+    shell: Any = get_ipython()
+    if fig is not None:
+        data, metadata = shell.display_formatter.format(fig) if shell is not None else ({}, {})
+        plt.close(fig)
+    if shell is not None:
+        handle = {"display_id": f"figure-{name}"}
+        publish_display_data(data, metadata, transient=handle, update=fig is not None)
 
 
 def mark_line(ax: Axes, value: float, label: str, *, axis: str = "y") -> None:

@@ -26,6 +26,9 @@ COLOURS = {
 quoted: dict[str, str] = {}
 """Everything that this process has quoted, by name."""
 
+places: dict[str, bool] = {}
+"""Places that are kept for figures (`figures.place_figure`), and whether each is filled."""
+
 _waiting: dict[str, str] = {}  # display id -> text whose names are not all quoted yet
 
 
@@ -124,7 +127,7 @@ _handles: list[str] = []
 
 def forget() -> None:
     """Forget everything that was quoted and said, as at the start of a notebook."""
-    for kept in (quoted, _waiting, _handles):
+    for kept in (quoted, places, _waiting, _handles):
         kept.clear()
 
 
