@@ -20,6 +20,7 @@ SKELETON = Path(__file__).with_name("skeleton.md")
 PLACE = re.compile(r"^( *)- file: chapters/[\w-]+\n", re.MULTILINE)
 ANSWER = """\
 NAME:
+  name: A mean
   question: Is the mean above zero?
   answer: The mean {C1? is above zero | is below zero | is as good as zero | may be above zero}.
   short: the mean {C1? is above zero | is below zero | is as good as zero | may be above zero}.
