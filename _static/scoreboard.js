@@ -54,6 +54,12 @@ document.addEventListener("DOMContentLoaded", () => {
   count.className = "fl-count";
   count.setAttribute("role", "status");
 
+  // cards on a phone are no table to a browser, and stay one to who cannot see them
+  for (const [selector, role] of [["thead, tbody", "rowgroup"], ["tr", "row"], ["th", "columnheader"], ["td", "cell"]]) {
+    for (const part of table.querySelectorAll(selector)) part.setAttribute("role", role);
+  }
+  table.setAttribute("role", "table");
+
   let down = false;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, n) => {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
+import importlib.resources
+import io
 import json
 import os
 import re
@@ -14,7 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from faultlines.book.pictures import photographs
+from faultlines.book.scoreboard import toc_pages
+from faultlines.notebook.project import Project
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -25,10 +34,12 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-PAGES = re.findall(r"(?:root|file):\s*(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = toc_pages(Project(ROOT, ROOT / "lib" / "faultlines"))
+MODULES = [page for page in PAGES if re.match(r"library/\w+/", page)]
 CHAPTERS = [page for page in PAGES if page.startswith(("chapters/", "results/"))]
 WITH_MATHEMATICS = {*CHAPTERS, "methods", "library/models", "library/estimators"}
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+WIDE = {"desktop": 1280, "wide": 1680}
 
 # One look at a page: what is wrong with it in this size and theme.
 LOOK = r"""
@@ -70,6 +81,23 @@ function ground(e) {
   }
   return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
 }
+const box = e => e.getBoundingClientRect();
+const boxes = e => { // what of the ancestors one would have to scroll sideways
+  const found = [];
+  for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
+    if (/auto|scroll/.test(getComputedStyle(p).overflowX) && p.scrollWidth > p.clientWidth + 1) found.push(p);
+  return found;
+};
+out.cut = []; // on a phone: what is cut, or scrolled sideways to be read
+if (arguments[0] < 600)
+  for (const e of article.querySelectorAll('td, caption, figcaption, .fl-cell > *:not(mjx-container)')) {
+    if (!box(e).width || !e.textContent.trim()) continue;
+    if (box(e).right > arguments[0] + 1 || box(e).left < -1 || boxes(e).some(b => !b.matches('mjx-container, pre')))
+      out.cut.push(e.tagName + ' ' + e.textContent.trim().slice(0, 40));
+  }
+out.code = [...article.querySelectorAll('.cell_input pre, .highlight pre')]
+  .filter(e => !e.closest('.output') && e.offsetParent && e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.trim().slice(0, 40));
 out.contrast = [];
 for (const e of article.querySelectorAll('p, td, th, li, dd, figcaption, [class*="verdict-"], span.stale')) {
   if (!e.textContent.trim() || !e.offsetParent) continue;
@@ -171,6 +199,33 @@ def failures(browser: webdriver.Chrome) -> list[str]:
     return found
 
 
+def serious(browser: webdriver.Chrome) -> dict[str, list[str]]:
+    """Return what axe-core finds of serious or critical faults in the page as it is shown, by rule."""
+    found = browser.execute_async_script(
+        """const done = arguments[arguments.length - 1];
+        const rules = {'color-contrast': {enabled: document.querySelectorAll('article *').length < 20000}};
+        axe.run(document, {resultTypes: ['violations'], rules})
+           .then(r => done(r.violations), e => done([{id: String(e), impact: 'critical', nodes: []}]))"""
+        if browser.execute_script("return 'axe' in window")
+        else axe() + ";arguments[arguments.length - 1]('loaded')"
+    )
+    if found == "loaded":
+        return serious(browser)
+    return {
+        violation["id"]: [" ".join(map(str, node["target"])) for node in violation["nodes"][:4]]
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+    }
+
+
+@functools.lru_cache
+def axe() -> str:
+    try:
+        return (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+    except ModuleNotFoundError:
+        return missing("no axe-core: install axe-playwright-python, which holds its script") or ""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page(browser: webdriver.Chrome, site: str, page: str):
     failures(browser)  # drop what an earlier page left
@@ -179,11 +234,16 @@ def test_page(browser: webdriver.Chrome, site: str, page: str):
         resize(browser, size)
         browser.get(f"{site}{page}.html")
         settle(browser)
-        for theme in ("light", "dark"):
+        # a page of one module is short, and one of many of its kind
+        for theme in (
+            ("light", "dark") if page not in MODULES else ("light" if size == "desktop" else "dark",)
+        ):
             browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
             seen = browser.execute_script(LOOK, SIZES[size][0])
             assert seen["theme"] == theme
-            what = {key: seen[key] for key in ("raw", "images", "contrast") if seen[key]}
+            what = {key: seen[key] for key in ("raw", "images", "contrast", "cut", "code") if seen[key]}
+            if (size, theme) in (("desktop", "light"), ("phone", "dark")):
+                what |= serious(browser)
             if seen["overflow"] > 0:
                 what["overflow"] = (seen["overflow"], seen["widest"])
             if seen["errors"] or (page in WITH_MATHEMATICS and not seen["math"]):
@@ -374,7 +434,7 @@ def test_the_picture_is_read_on_a_phone_without_scrolling_sideways(
         resize(browser, size)
         browser.get(f"{site}{page}.html")
         boxes = browser.execute_script(
-            "return [...document.querySelectorAll('.fl-picture .fl-mark, .fl-picture .fl-label, .fl-picture .fl-word')]"
+            "return [...document.querySelectorAll('.fl-picture .fl-mark, .fl-picture .fl-name, .fl-picture .fl-word')]"
             ".map(e => { const b = e.getBoundingClientRect(), s = getComputedStyle(e);"
             " return [b.left, b.right, b.height, parseFloat(s.fontSize), e.scrollWidth - e.clientWidth]; })"
         )
@@ -390,3 +450,178 @@ def test_the_picture_is_read_on_a_phone_without_scrolling_sideways(
             " }).length"
         )
         assert astray == 0
+
+
+# what a reader looks at
+
+
+def shot(browser: webdriver.Chrome, image: object) -> np.ndarray:
+    """Return an element of the page as it is drawn, `[height, width, 3]`."""
+    box = browser.execute_script(
+        "const b = arguments[0].getBoundingClientRect();"
+        "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}",
+        image,
+    )
+    taken = browser.execute_cdp_cmd(
+        "Page.captureScreenshot", {"format": "png", "clip": box, "captureBeyondViewport": True}
+    )
+    with Image.open(io.BytesIO(base64.b64decode(taken["data"]))) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    share = np.asarray(colours) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+
+
+def contrast(colours: np.ndarray, ground: float) -> np.ndarray:
+    light = luminance(colours)
+    return (np.maximum(light, ground) + 0.05) / (np.minimum(light, ground) + 0.05)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_figures_are_drawn_for_the_dark_page(browser: webdriver.Chrome, site: str, chapter: str):
+    resize(browser, "desktop")
+    browser.get(f"{site}{chapter}.html")
+    settle(browser)
+    images = browser.find_elements(By.CSS_SELECTOR, "article :is(figure, .cell_output) img[src$='.png']")
+    pairs = list(zip(images[::2], images[1::2], strict=True))
+    assert pairs, "no figure is there for both themes"
+    for light, dark in pairs:
+        browser.execute_script("document.documentElement.dataset.theme = 'light'")
+        before, name = shot(browser, light), light.get_attribute("src").rpartition("/")[2]
+        browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+        assert not light.is_displayed() and dark.is_displayed(), name
+        after = shot(browser, dark)
+        assert after.shape == before.shape, name
+        said = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        ground = float(luminance(np.array([int(part) for part in re.findall(r"\d+", said)[:3]])))
+        # the dark page's own ground lies under the figure, and what was ink on white is ink on it
+        kept = photographs(decoded(HTML / "_images" / name))
+        kept = np.asarray(Image.fromarray(kept).resize(before.shape[1::-1], Image.Resampling.BOX)) > 0
+        paper = (before == 255).all(axis=-1)
+        assert (paper & kept).sum() < 0.1 * paper.sum(), f"{name}: paper is taken for a picture"
+        assert (contrast(after[paper & ~kept], ground) < 1.2).mean() > 0.98, (
+            f"{name}: its paper is no dark page"
+        )
+        ink = (contrast(before, 1.0) > 4.5) & ~kept
+        assert (contrast(after[ink], ground) > 3.0).mean() > 0.97, f"{name}: its ink is hard to see"
+        letters = (contrast(before, 1.0) > 12) & ~kept
+        assert (contrast(after[letters], ground) > 4.5).mean() > 0.97, f"{name}: its letters are hard to read"
+
+
+def decoded(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("size", WIDE)
+def test_the_text_takes_the_room_that_there_is(browser: webdriver.Chrome, site: str, size: str):
+    width = WIDE[size]
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.get(f"{site}{CHAPTERS[0]}.html")
+    settle(browser)
+    wide = browser.execute_script(
+        "return ['.bd-sidebar-primary', '.bd-article', '.bd-sidebar-secondary']"
+        ".map(s => document.querySelector(s).getBoundingClientRect().width)"
+    )
+    assert wide[1] > 0.55 * width
+    assert sum(wide) > 0.9 * width
+
+
+QUESTIONS = {"JaSMin": "softmax-lipschitz", "eX2L": "ex2l", "malleability": "linearized-attention"}
+
+
+@pytest.mark.parametrize("words", QUESTIONS)
+def test_a_search_finds_chapters_before_the_library(browser: webdriver.Chrome, site: str, words: str):
+    resize(browser, "desktop")
+    browser.get(f"{site}search.html?q={words}")
+    deadline = time.monotonic() + 30
+    hits: list[str] = []
+    while time.monotonic() < deadline:
+        seen = [
+            a.get_attribute("href") or "" for a in browser.find_elements(By.CSS_SELECTOR, "ul.search li a")
+        ]
+        if seen and seen == hits:
+            break
+        hits = seen
+        time.sleep(0.5)
+    pages = [urlparse(hit).path.lstrip("/").removesuffix(".html") for hit in hits]
+    assert pages and pages[0].startswith("chapters/"), pages[:5]
+    assert f"chapters/{QUESTIONS[words]}" in pages
+    library = [place for place, page in enumerate(pages) if page.startswith("library/")]
+    last = max(place for place, page in enumerate(pages) if page.startswith(("chapters/", "results/")))
+    assert not library or last < min(library)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_is_light(browser: webdriver.Chrome, site: str, chapter: str):
+    resize(browser, "desktop")
+    browser.get("about:blank")
+    browser.get(f"{site}{chapter}.html")
+    browser.execute_script("document.documentElement.dataset.theme = 'light'")
+    browser.execute_script(
+        "document.querySelectorAll('img:not(.only-dark)').forEach(i => { i.loading = 'eager'; })"
+    )
+    browser.execute_async_script(
+        """const done = arguments[0];
+        const ready = window.MathJax?.startup?.promise ?? Promise.resolve();
+        const shown = [...document.images].filter(i => !i.matches('.only-dark'));
+        ready.then(() => Promise.all(shown.map(i => i.decode().catch(() => null)))).then(() => done(), () => done())"""
+    )
+    parts = browser.execute_script(
+        "return ['navigation', 'resource'].flatMap(kind => performance.getEntriesByType(kind)"
+        ".map(e => [e.name.split('/').pop(), e.decodedBodySize]))"
+    )
+    weight = sum(size for _, size in parts)
+    assert weight < 2_500_000, sorted(parts, key=lambda part: -part[1])[:8]
+    assert not [name for name, _ in parts if name.endswith("-dark.png")], (
+        "the other theme's figures are fetched too"
+    )
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_is_soon_seen_from_disk(browser: webdriver.Chrome, site: str, chapter: str):
+    resize(browser, "desktop")
+    painted = []
+    for _ in range(3):  # the first may find the machine busy
+        browser.get((HTML / f"{chapter}.html").as_uri())
+        deadline = time.monotonic() + 20
+        entry = None
+        while entry is None and time.monotonic() < deadline:
+            entry = browser.execute_script(
+                "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+            )
+            time.sleep(0.05)
+        painted.append(entry or 1e6)
+    assert min(painted) < 1500, painted
+
+
+def test_the_keyboard_goes_through_a_page_in_its_order(browser: webdriver.Chrome, site: str):
+    resize(browser, "desktop")
+    browser.get(f"{site}{CHAPTERS[0]}.html")
+    settle(browser)
+    assert not browser.execute_script(
+        "return [...document.querySelectorAll('[tabindex]')].some(e => e.tabIndex > 0)"
+    )
+    browser.execute_script("window.stops = []; document.activeElement.blur(); scrollTo(0, 0)")
+    for _ in range(60):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        browser.execute_script("stops.push(document.activeElement)")
+    back, hidden, said = browser.execute_script(
+        """const pairs = stops.slice(1).map((e, n) => [stops[n], e]);
+        const back = pairs.filter(([a, b]) => a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_PRECEDING);
+        const hidden = stops.filter(e => !e.getClientRects().length);
+        const name = e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 30);
+        return [back.map(p => p.map(name)), hidden.map(name), stops.map(name)]"""
+    )
+    assert not hidden and not back
+    assert "Skip to main content" in said[0]
+    assert any("search" in name.lower() for name in said)

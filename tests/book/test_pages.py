@@ -9,7 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
+from bs4 import BeautifulSoup
+
+from faultlines.book.scoreboard import toc_pages
+from faultlines.notebook.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
@@ -22,26 +25,7 @@ SENTENCES = {
 }
 
 
-def pages() -> list[str]:
-    """Return every page that _toc.yml names."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    found = [toc["root"]]
-
-    def walk(node: object) -> None:
-        if isinstance(node, dict):
-            if "file" in node:
-                found.append(node["file"])
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
-
-    walk(toc)
-    return found
-
-
-PAGES = pages()
+PAGES = toc_pages(Project(ROOT, ROOT / "lib" / "faultlines"))
 CHAPTERS = [page for page in PAGES if page.startswith(("chapters/", "results/"))]
 
 
@@ -91,7 +75,7 @@ def test_each_page_of_the_table_of_contents_is_there(html: Path, page: str):
     if page in SENTENCES:
         assert SENTENCES[page].lower() in text.lower()
     if page.startswith("library/") and page != "library/index":
-        assert f"faultlines.{page.removeprefix('library/')}" in text
+        assert f"faultlines.{page.removeprefix('library/').replace('/', '.')}" in text
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
@@ -171,3 +155,42 @@ def test_an_outside_source_would_be_found():
     )
     assert [is_outside(address) for address in Sources(page).found] == [True, True]
     assert not any(is_outside(address) for address in Sources('<img src="_images/a.png">').found)
+
+
+def test_no_two_pages_have_the_same_title(html: Path):
+    titles = [
+        re.search(r"<title>(.*?)</title>", (html / f"{page}.html").read_text(encoding="utf-8"), re.DOTALL)[
+            1
+        ].strip()
+        for page in PAGES
+    ]
+    assert len(set(titles)) == len(titles), sorted(t for t in titles if titles.count(t) > 1)
+
+
+def test_a_run_on_real_data_is_a_page_below_its_chapter_with_a_name_of_its_own(html: Path):
+    soup = BeautifulSoup((html / "methods.html").read_text(encoding="utf-8"), "html.parser")
+    links = soup.select(".bd-sidebar-primary nav li > a")
+    names = [" ".join(link.get_text().split()) for link in links]
+    assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)
+    for page in CHAPTERS:
+        if not page.startswith("results/desk/"):
+            continue
+        [link] = [link for link in links if link["href"] == f"{page}.html"]
+        above = link.find_parent("li").find_parent("li")
+        assert above is not None and above.a["href"] == f"chapters/{page.rpartition('/')[2]}.html"
+        assert "real data" in link.get_text()
+        title = text_of((html / f"{page}.html").read_text(encoding="utf-8"))
+        assert "on real data" in title[:120]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("library/")])
+def test_a_page_of_the_library_can_be_read_in_one_go(html: Path, page: str):
+    assert len(text_of((html / f"{page}.html").read_text(encoding="utf-8")).split()) <= 2500
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_has_words_for_who_cannot_see_it(html: Path, page: str):
+    soup = BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+    for image in soup.select("article img"):
+        alt = image.get("alt", "")
+        assert len(alt) > 15 and ".png" not in alt, image.get("src")

@@ -15,16 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reference") / "library"
     write_reference(folder)
-    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    found = sorted(folder.rglob("*.md"))
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+        for path in found
+    }
 
 
 def test_there_is_a_page_for_every_package_and_each_is_in_the_table_of_contents(pages: dict[str, str]):
     folders = {p.parent.name for p in (ROOT / "lib" / "faultlines").glob("*/__init__.py")}
     assert set(PACKAGES) == folders - {"runner", "book", "cli"}  # whose door is the command line
-    assert set(pages) == {"index", *PACKAGES}
+    overviews = {page for page in pages if "/" not in page}
+    assert overviews == {"index", *PACKAGES}
     toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
-    named = set(re.findall(r"file: library/(\w+)", toc))
-    assert named == set(pages)
+    assert set(re.findall(r"file: library/(\w+)", toc)) == overviews
+    assert set(re.findall(r"glob: library/(\w+)/\*", toc)) == set(PACKAGES)
     assert yaml.safe_load(toc)["root"] == "intro"
 
 
@@ -36,7 +41,10 @@ def test_a_page_lists_every_module_that_is_there(pages: dict[str, str], package:
         for path in folder.rglob("*.py")
         if not any(part.startswith("_") for part in path.relative_to(folder).with_suffix("").parts)
     }
-    assert set(re.findall(r"automodule:: (\S+)", pages[package])) == there
+    assert set(re.findall(r"\* - :py:mod:`\S+ <(\S+)>`", pages[package])) == there
+    for module in there:
+        page = pages[f"{package}/{module.removeprefix(f'faultlines.{package}.')}"]
+        assert re.findall(r"automodule:: (\S+)", page) == [module]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

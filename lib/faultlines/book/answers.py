@@ -128,7 +128,7 @@ def fill(text: str, decided: Callable[[str], Mapping[str, Any]], show: Callable[
             raise UsageError(f"answers.yml has no words for {found['claim']} where it {verdict!r}")
         return show(verdict, chosen + (" (fragile)" if row.get("fragile") else ""))
 
-    return " ".join(PHRASE.sub(phrase, NUMBER.sub(number, text)).split())
+    return re.sub(r"[ \n]+", " ", PHRASE.sub(phrase, NUMBER.sub(number, text))).strip()
 
 
 def named_in(text: str) -> list[str]:

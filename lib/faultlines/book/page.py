@@ -15,6 +15,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
+from faultlines.book.seeds import seeds_section
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
@@ -78,9 +80,12 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     other = task.run != "default"
     if other:  # the page stands one folder deeper
         relink(page)
+        _retitle(page, "on real data" if task.run == "desk" else f"{task.run} run")
     notes = [_foreign_note(state) if result is None else _stale_note(state)]
     if result is not None:
         notes += [_run_note(result, task.chapter), run_changes(judge, task, where) if other else ""]
+        if other:
+            page.cells += seeds_section(judge.project, task, result)
         page.cells.append(nbformat.v4.new_markdown_cell(_closing(result)))
     _insert_notes(page, [note for note in notes if note])
     if other:
@@ -129,6 +134,14 @@ def number_references(page: NotebookNode) -> None:
 
     _edit_texts(page, collect)
     _edit_texts(page, lambda text: LINK.sub(refer, text))
+
+
+def _retitle(page: NotebookNode, addition: str) -> None:
+    # the browser's tab and the results of a search tell a page from its chapter by the title alone
+    for cell in page.cells:
+        if cell.cell_type == "markdown" and (title := re.search(r"^# .*$", cell.source, re.MULTILINE)):
+            cell.source = f"{cell.source[: title.end()].rstrip()}, {addition}{cell.source[title.end() :]}"
+            return
 
 
 def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
@@ -223,7 +236,8 @@ def run_changes(judge: Freshness, task: Task, where: Where = "any") -> str:
     if here is None or default is None:
         return ""
     before = {row["claim"]: row["verdict"] for row in default.ledger}
-    moved = [row for row in here.ledger if before.get(row["claim"], "not stated") != row["verdict"]]
+    ledger = pooled(judge.project, task, here, alone=False).rows(here.ledger)
+    moved = [row for row in ledger if before.get(row["claim"], "not stated") != row["verdict"]]
     same = len(here.ledger) - len(moved)
     lines = [f"{same} of {len(here.ledger)} verdicts are those of the default run."]
     if moved:

@@ -217,7 +217,7 @@ def _item(line: Line, base: str, *, several: bool) -> str:
     label = html.escape(line.label)
     name = f'<a href="{base}{href}">{label}</a>' if href else label
     marks = "".join(_mark(line, mark, several=several) for mark in line.marks)
-    return f'<li><span class="fl-label" style="--fl-runs:{len(line.marks)}">{name}</span>{marks}</li>'
+    return f'<li><span class="fl-name" style="--fl-runs:{len(line.marks)}">{name}</span>{marks}</li>'
 
 
 def _mark(line: Line, mark: Mark, *, several: bool) -> str:

@@ -1,4 +1,4 @@
-"""Writes the pages of the library reference, one a package, from the packages themselves."""
+"""Writes the pages of the library reference, one a module and an overview a package, from the packages themselves."""
 
 from __future__ import annotations
 
@@ -78,12 +78,33 @@ def _package_page(package: str) -> str:
     names = public_names(package)
     if names:
         rows = "\n".join(_row(name, home) for name, home in names.items())
-        table = ".. list-table::\n   :class: fl-names\n   :widths: 30 70"
-        parts.append(f"```{{eval-rst}}\n{table}\n\n{rows}\n```")
-    for module in concrete_modules(package):
-        title = module.removeprefix(f"{package}.")
-        parts.append(f"## {title}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```")
+        parts += ["## Public names", _overview(("Name", "What it is"), rows)]
+    rows = "\n".join(_module_row(package, module) for module in concrete_modules(package))
+    parts += ["## Modules", _overview(("Module", "What is in it"), rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(header: tuple[str, str], rows: str) -> str:
+    head = f"   * - {header[0]}\n     - {header[1]}\n"
+    table = ".. list-table::\n   :class: fl-names\n   :widths: 30 70\n   :header-rows: 1"
+    return f"```{{eval-rst}}\n{table}\n\n{head}{rows}\n```"
+
+
+def _module_row(package: str, module: str) -> str:
+    summary = (
+        (inspect.getdoc(importlib.import_module(module)) or "").split("\n\n")[0].replace("\n", " ").strip()
+    )
+    title = module.removeprefix(f"{package}.")
+    return f"   * - :py:mod:`{title} <{module}>`\n     - {render_math([summary])[0]}"
+
+
+def _module_page(module: str) -> str:
+    room = module.split(".")[1]
+    return (
+        f"# {module.removeprefix('faultlines.')}\n\n"
+        f"A module of [`faultlines.{room}`](../{room}.md).\n\n"
+        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
+    )
 
 
 def _index_page() -> str:
@@ -102,7 +123,7 @@ def _index_page() -> str:
 
 
 def write_reference(destination: Path) -> None:
-    """Write `index.md` and one page for each package, listing every concrete module that is there now.
+    """Write `index.md`, an overview of each package and, in a folder of its name, a page for each concrete module.
 
     Args:
         destination: The folder to write to, made where missing; pages of earlier calls are replaced.
@@ -112,10 +133,16 @@ def write_reference(destination: Path) -> None:
     """
     if destination.is_file():
         raise ValueError(f"destination={str(destination)!r} is a file; it must be a folder")
-    destination.mkdir(parents=True, exist_ok=True)
-    (destination / "index.md").write_text(_index_page(), encoding="utf-8")
+    pages = {"index": _index_page()}
     for name in PACKAGES:
-        (destination / f"{name}.md").write_text(_package_page(f"faultlines.{name}"), encoding="utf-8")
+        package = f"faultlines.{name}"
+        pages[name] = _package_page(package)
+        for module in concrete_modules(package):
+            pages[f"{name}/{module.removeprefix(f'{package}.')}"] = _module_page(module)
+    for page, text in pages.items():
+        path = destination / f"{page}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 # mathematics in docstrings

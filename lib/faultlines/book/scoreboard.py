@@ -14,6 +14,7 @@ from faultlines.book.answers import Answer, fill, in_colour, in_markdown, named_
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
 from faultlines.book.picture import DATA, Group, Line, Mark
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -28,7 +29,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Said:
     """What one run says of one claim: a row of its ledger, and whether the result is stale."""
 
     row: dict[str, Any]
@@ -57,7 +58,7 @@ class ChapterBoard:
     """
 
     chapter: Chapter
-    claims: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    claims: dict[str, dict[str, Said]] = field(default_factory=dict)
     said: Answer | None = None
     data: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +68,7 @@ class ChapterBoard:
         return self.said.name if self.said else self.chapter.title
 
     @property
-    def primary(self) -> dict[str, dict[str, Cell]]:
+    def primary(self) -> dict[str, dict[str, Said]]:
         """The primary claims, each with the runs that call it one."""
         found = {
             claim: {run: cell for run, cell in cells.items() if cell.row.get("primary")}
@@ -75,7 +76,7 @@ class ChapterBoard:
         }
         return {claim: cells for claim, cells in found.items() if cells}
 
-    def deciding(self, claim: str) -> tuple[str, Cell]:
+    def deciding(self, claim: str) -> tuple[str, Said]:
         """Return the run that an answer follows, and what it says: the one on the largest data that is fresh.
 
         Raises:
@@ -133,7 +134,7 @@ class Board:
         header = ("Claim", "What it says", "Chapter", "Run", "Verdict", "Effect")
         return list_table(header, rows, style="fl-board") + "\n"
 
-    def _figure(self, chapter: Chapter, run: str, cell: Cell) -> str:
+    def _figure(self, chapter: Chapter, run: str, cell: Said) -> str:
         if not cell.row.get("figure") or (run, chapter.name) not in self.pages:
             return ""
         label = cell.row["figure"] if run == "default" else f"{run}-{cell.row['figure']}"
@@ -208,7 +209,7 @@ class Board:
         ]
         return Group(name, board.name, f"chapters/{name}.html", "; ".join(data), lines)
 
-    def _href(self, name: str, run: str, cell: Cell) -> str:
+    def _href(self, name: str, run: str, cell: Said) -> str:
         if (run, name) not in self.pages:
             return ""
         page = f"chapters/{name}.html" if run == "default" else f"results/{run}/{name}.html"
@@ -234,7 +235,7 @@ class Board:
         return f"Of {counts.total()} primary claims, {', '.join(parts)}.\n"
 
 
-def _plain(cell: Cell | None) -> str:
+def _plain(cell: Said | None) -> str:
     if cell is None:
         return "not run"
     marks = (" (fragile)" if cell.row.get("fragile") else "") + (" (stale)" if cell.stale else "")
@@ -261,7 +262,8 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
         for run in runs.shown:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue
-            state = judge.state(Task(chapter, run), where)
+            task = Task(chapter, run)
+            state = judge.state(task, where)
             result = believed(state)
             if result is None:
                 continue
@@ -271,8 +273,8 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
             board.data[run] = _data_of(result.provenance.parameters)
-            for row in result.ledger:
-                board.claims.setdefault(row["claim"], {})[run] = Cell(row, stale=bool(state.changes))
+            for row in pooled(project, task, result, alone=False).rows(result.ledger):
+                board.claims.setdefault(row["claim"], {})[run] = Said(row, stale=bool(state.changes))
         if board.claims:
             chapters.append(board)
     return Board([run for run in runs.runs if run in seen], chapters, pages)
@@ -305,7 +307,7 @@ def evidence(text: str, board: ChapterBoard) -> str:
 
 
 def toc_pages(project: Project) -> list[str]:
-    """Return the pages that `_toc.yml` names, in order.
+    """Return the pages that `_toc.yml` names, in order; of a pattern (`glob`), those whose text is there.
 
     Raises:
         UsageError: If the file is not YAML.
@@ -316,6 +318,11 @@ def toc_pages(project: Project) -> list[str]:
             return [page for child in node for page in walk(child)]
         if isinstance(node, dict):
             own = [node[key] for key in ("root", "file") if key in node]
+            if "glob" in node:
+                own += sorted(
+                    path.relative_to(project.root).with_suffix("").as_posix()
+                    for path in project.root.glob(f"{node['glob']}.md")
+                )
             return own + [
                 page for value in node.values() if not isinstance(value, str) for page in walk(value)
             ]

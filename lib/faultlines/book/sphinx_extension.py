@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import nbformat
 
+from faultlines.book.finish import finish_pages
 from faultlines.book.measured import cluster_page, costs_page, speed_page
 from faultlines.book.page import insert_picture, result_page
 from faultlines.book.picture import picture_html
@@ -47,11 +48,13 @@ class Book:
     Attributes:
         texts: The notebook of each page that shows a result, as text, by the page's name.
         shown: The notebook that each of these was made from.
+        written: The pages that this build wrote.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.shown: dict[str, Path] = {}
+        self.written: list[str] = []
         self.project = Project(Path(), Path(__file__).resolve().parents[1])
 
     def prepare(self, app: Sphinx, config: Config) -> None:
@@ -81,15 +84,16 @@ class Book:
                 }
         frame = _seal(*(self.project.root / name for name in FRAME))
         settings.html_context = {**settings.html_context, "frame": frame}  # another frame is another page
+        settings.mathjax_path = "mathjax/startup.js"  # its parts are named in _config.yml
         _configure_buttons(app, config)
 
     def _sources(self) -> dict[str, str]:
         project = self.project
         where = results_shown()
         judge = Freshness(project, Runs.load(project))
-        pages = toc_pages(project)
         board = judged_board(judge, where)
         write_generated(judge, where, board)
+        pages = toc_pages(project)
         sources = {}
         for page in pages:
             folder, _, name = page.rpartition("/")
@@ -135,10 +139,15 @@ class Book:
             return
         failed.unlink(missing_ok=True)
         if app.builder.format == "html":
+            finish_pages(Path(app.outdir), self.written, self.project.build / "pictures")
             for page, path in self.shown.items():
                 source = Path(app.outdir) / "_sources" / f"{page}.ipynb"
                 if source.is_file():
                     shutil.copyfile(path, source)
+
+    def note(self, app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+        """Note that a page is being written."""
+        self.written.append(page)
 
     def _failed(self, app: Sphinx) -> Path:
         return Path(app.doctreedir) / "faultlines.failed"
@@ -186,11 +195,11 @@ def write_generated(judge: Freshness, where: Where, board: Board) -> None:
     shutil.rmtree(written, ignore_errors=True)
     write_reference(written)
     reference.mkdir(exist_ok=True)
-    for old in reference.glob("*.md"):
-        if not (written / old.name).is_file():
+    for old in reference.rglob("*.md"):
+        if not (written / old.relative_to(reference)).is_file():
             old.unlink()
-    for new in written.glob("*.md"):
-        text, path = new.read_text(encoding="utf-8"), reference / new.name
+    for new in sorted(written.rglob("*.md")):
+        text, path = new.read_text(encoding="utf-8"), reference / new.relative_to(written)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_atomic(path, text)
     write_atomic(mark, written_for)
@@ -232,17 +241,18 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", book.prepare, priority=700)
     app.connect("env-get-outdated", book.outdated)
     app.connect("source-read", book.read)
+    app.connect("html-page-context", book.note)
     app.connect("build-finished", book.finish)
     # before napoleon (priority 500), which moves the lines into fields
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-# the command
+# rendering
 
 
 def build(project: Project) -> Path:
-    """Bring the book up to date and return its front page.
+    """Bring the book up to date, by `jupyter-book build . -n -W --keep-going`, and return its front page.
 
     Raises:
         UsageError: If `_toc.yml` cannot be read.

@@ -1,0 +1,151 @@
+"""What is done to a page of HTML after Sphinx has written it: tables for a phone, figures for both themes, less weight.
+
+A page is finished once, right after it was written; a page that a later build leaves alone stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bs4 import BeautifulSoup, Tag
+from PIL import Image
+
+from faultlines.book import pictures
+
+TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.DOTALL)
+FIGURE = re.compile(r'<img\b[^>]*?\bsrc="(?P<source>[^"]*\b_images/(?P<name>[^"/]+)\.png)"[^>]*>')
+NO_DATA = {"indextable", "highlighttable", "fl-board"}  # the scoreboard has cards of its own
+
+# The theme draws its icons twice, by a font and by 1.4 MB of script; and it has no use for the marks of companies.
+SECOND_ICONS = re.compile(r'\s*<script src="[^"]*fontawesome/[^"]*\.js[^"]*"></script>')
+UNUSED_FONTS = re.compile(r'\s*<link rel="preload"[^>]*fa-(?:brands|regular)-400[^>]*>')
+# Jupyter Book and the theme each say it, and one of the two is enough
+SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>)\s*<meta name="viewport"[^>]*>')
+
+
+def finish_pages(html: Path, pages: Iterable[str], store: Path) -> None:
+    """Finish pages in place, and write the pictures that they show beside those that Sphinx copied.
+
+    Args:
+        html: The folder that the builder wrote to.
+        pages: Names of the pages that it wrote.
+        store: Where pictures that were made once are kept.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def size(name: str) -> tuple[int, int] | None:
+        path = html / "_images" / f"{name}.png"
+        if name not in sizes and path.is_file():
+            sizes[name] = _write_pair(path, store)
+        return sizes.get(name)
+
+    for page in pages:
+        path = html / f"{page}.html"
+        if path.is_file():
+            path.write_text(finished(path.read_text(encoding="utf-8"), size), encoding="utf-8")
+
+
+def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
+    """Return a page with its tables and figures finished, and without what the theme loads twice.
+
+    Args:
+        page: The whole page.
+        size: Width and height in pixels of a picture of the page, by its name; None for one that stays as it is.
+    """
+
+    def both(found: re.Match[str]) -> str:
+        sides = size(found["name"])
+        return (
+            found[0]
+            if sides is None or "only-" in found[0]
+            else for_both_themes(found[0], found["source"], sides)
+        )
+
+    page = SECOND_VIEWPORT.sub(r"\1", UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page)))
+    return FIGURE.sub(both, TABLE.sub(lambda found: stacked(found[0]), page))
+
+
+def for_both_themes(tag: str, source: str, sides: tuple[int, int]) -> str:
+    r"""Return an image's tag twice, one a theme; a browser fetches only the one that it shows.
+
+    Args:
+        tag: The tag as Sphinx wrote it.
+        source: Address of the picture.
+        sides: Its width and height in pixels.
+
+    Example:
+        >>> print(for_both_themes('<img alt="bars" src="a.png"/>', "a.png", (4, 3)).replace("/>", "/>\n"))
+        <img class="only-light" width="4" height="3" loading="lazy" alt="bars" src="a.png"/>
+        <img class="only-dark" width="4" height="3" loading="lazy" alt="bars" src="a-dark.png"/>
+        <BLANKLINE>
+    """
+    own = re.search(r'\sclass="([^"]*)"', tag)
+    bare = tag.replace(own[0], "", 1) if own else tag
+    pair = []
+    for theme, address in (("light", source), ("dark", source.removesuffix(".png") + "-dark.png")):
+        style = " ".join([*(own[1].split() if own else ()), f"only-{theme}"])
+        head = f'<img class="{style}" width="{sides[0]}" height="{sides[1]}" loading="lazy"'
+        pair.append(bare.replace("<img", head, 1).replace(f'src="{source}"', f'src="{address}"'))
+    return "".join(pair)
+
+
+def stacked(table: str) -> str:
+    """Return a table whose rows a style sheet can stack: each cell says of which column it is.
+
+    The roles say what a browser forgets of a table whose rows are blocks.
+
+    Args:
+        table: From `<table` to `</table>`.
+
+    Example:
+        >>> row = "<thead><tr><th>n</th></tr></thead><tbody><tr><td>17</td></tr></tbody>"
+        >>> stacked(f"<table>{row}</table>").partition("<td ")[2].partition("</td>")[0]
+        'data-label="n" role="cell"><div class="fl-cell">17</div>'
+    """
+    soup = BeautifulSoup(table, "html.parser")
+    whole = soup.find("table")
+    if not isinstance(whole, Tag) or NO_DATA & set(whole.get_attribute_list("class")):
+        return table
+    head = whole.find("thead")
+    names = head.find_all("tr")[-1].find_all(["th", "td"]) if isinstance(head, Tag) else []
+    whole["class"] = " ".join([*(str(c) for c in whole.get_attribute_list("class") if c), "fl-stack"])
+    whole["role"] = "table"
+    for part in whole.find_all(["thead", "tbody"]):
+        part["role"] = "rowgroup"
+    for name in names:
+        name["role"], name["scope"] = "columnheader", "col"
+    for row in whole.find_all("tr"):
+        row["role"] = "row"
+        for place, cell in enumerate(row.find_all("td")):
+            cell["role"] = "cell"
+            content = soup.new_tag("div", attrs={"class": "fl-cell"})
+            content.extend(list(cell.contents))
+            cell.append(content)
+            name = names[place] if place < len(names) and not cell.get("colspan") else None
+            said = " ".join(name.get_text().split()) if name is not None else ""
+            if name is not None and re.search(r"\\\(|\$", said):
+                label = BeautifulSoup(name.decode_contents(), "html.parser")
+                cell.insert(0, soup.new_tag("span", attrs={"class": "fl-label", "aria-hidden": "true"}))
+                cell.contents[0].extend(list(label.contents))  # type: ignore[union-attr]
+            elif said:
+                cell["data-label"] = said
+    return str(soup)
+
+
+def _write_pair(path: Path, store: Path) -> tuple[int, int]:
+    drawn = path.read_bytes()
+    key = hashlib.sha256(drawn + f"{pictures.RECIPE}".encode()).hexdigest()
+    kept = [store / f"{key}.png", store / f"{key}-dark.png"]
+    if not all(file.is_file() for file in kept):
+        store.mkdir(parents=True, exist_ok=True)
+        for file, made in zip(kept, pictures.light_and_dark(drawn), strict=True):
+            file.write_bytes(made)
+    light, dark = (file.read_bytes() for file in kept)
+    path.write_bytes(light)
+    path.with_name(f"{path.stem}-dark.png").write_bytes(dark)
+    with Image.open(io.BytesIO(light)) as image:
+        return image.size
