@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -130,14 +131,59 @@ def test_refuses_the_state_of_another(cnn, digits, tmp_path):
     with pytest.raises(ValueError, match=r"no nn\.Module"):
         attack(lambda z: cnn(z), x, y, state=path)
     assert path.read_bytes() == kept
+
+
+def tampered(path, kind):
+    """Damage a state as a full disk, another program or a hand does."""
+    content = path.read_bytes()
     with safe_open(path, framework="pt") as file:
         identity, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors | {"reached": tensors["reached"][:-1]}, path, metadata=identity)
-    with pytest.raises(ValueError, match="made with other tensors"):
-        attack(cnn, x, y, state=path)
-    path.write_bytes(b"\x80\x04 pickle")
-    with pytest.raises(ValueError, match="cannot be read"):
-        attack(cnn, x, y, state=path)
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "a pickle":
+            path.write_bytes(b"\x80\x04 pickle")
+        case "another shape":
+            save_file(tensors | {"reached": tensors["reached"][:-1]}, path, metadata=identity)
+        case "another type":
+            save_file(tensors | {"found_by": tensors["found_by"].float()}, path, metadata=identity)
+        case "a tensor less":
+            save_file({"x_adv": tensors["x_adv"]}, path, metadata=identity)
+        case "no numbers":
+            save_file(tensors | {"x_adv": tensors["x_adv"] * torch.nan}, path, metadata=identity)
+        case "no name":
+            save_file(tensors, path)
+
+
+DAMAGE = (
+    "empty",
+    "truncated",
+    "a pickle",
+    "another shape",
+    "another type",
+    "a tensor less",
+    "no numbers",
+    "no name",
+)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_state_is_set_aside_and_the_attack_begins_anew(cnn, digits, tmp_path, kind):
+    x, y = digits.x_test[:6], digits.y_test[:6]
+    attack, path = AutoAttack(eps=0.06, **(SMALL | {"attacks": ("apgd-ce",)})), tmp_path / "state"
+    whole = attack(cnn, x, y, state=path)
+    tampered(path, kind)
+    with pytest.warns(UserWarning, match="state of AutoAttack.*cannot be read; it is now 'state.damaged'"):
+        again = attack(cnn, x, y, state=path)
+    assert torch.equal(again.x_adv, whole.x_adv) and torch.equal(again.found_by, whole.found_by)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state", "state.damaged"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack(cnn, x, y, state=path)  # which is whole again
+    with pytest.raises(ValueError, match="is a folder"):
+        attack(cnn, x, y, state=tmp_path)
 
 
 def test_too_few_classes():

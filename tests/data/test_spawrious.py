@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import numpy as np
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -119,6 +120,34 @@ def test_without_parts_benchmarks_share_images_which_the_check_sees(tree):
     assert shared_images(easy.train.x, hard.test.x) > 0
 
 
+def copied(tree, tmp_path, source, target):
+    """Return a copy of the tree in which one folder's last file is a copy of another's first one."""
+    root = tmp_path / "copied"
+    shutil.copytree(tree, root)
+    first, last = (root / "spawrious224" / "0" / where for where in (source, target))
+    shutil.copy(first / "0.png", last / "9.png")
+    return root
+
+
+def test_copies_of_a_file_are_one_image(tree, tmp_path):
+    root = copied(tree, tmp_path, "snow/corgi", "snow/corgi")  # eight files, 0 and 9 alike
+    few = {"n_train": 1, "n_validation": 1, "n_ood_validation": 1}
+    with pytest.raises(FileNotFoundError, match=r"snow/corgi \(7 of 8 images\)"):
+        load_spawrious("m2m_medium", root, size=SIZE, n_train=7, n_validation=1, n_test=8)
+    load_spawrious("m2m_hard", root, size=SIZE, n_test=1, **few)
+    chosen, told = (
+        load_spawrious("m2m_medium", root, size=SIZE, n_test=n, part=part, **few)
+        for part, n in (("choosing", 1), ("reporting", 4))
+    )
+    assert shared_images(chosen.test.x, told.test.x) == 0
+
+
+def test_a_copy_in_another_folder_is_refused(tree, tmp_path):
+    root = copied(tree, tmp_path, "dirt/bulldog", "snow/bulldog")  # of m2m_hard: in training, in the test
+    with pytest.raises(ValueError, match="1 images of `test` have the pixels of images of `train`"):
+        load_spawrious("m2m_hard", root, size=SIZE, n_train=7, n_validation=1, n_test=8)
+
+
 def test_the_root_is_found(tree, tmp_path, monkeypatch):
     expected = load_spawrious("o2o_easy", tree, size=SIZE, **FEW).test.x
     assert torch.equal(load_spawrious("o2o_easy", tree / "spawrious224", size=SIZE, **FEW).test.x, expected)
@@ -167,7 +196,7 @@ def test_a_damaged_image_is_named(tmp_path):
         folder = tmp_path / "spawrious224" / "0" / cell.location / cell.label
         folder.mkdir(parents=True, exist_ok=True)
         for k in range(2):
-            (folder / f"{k}.png").write_bytes(np.zeros(20, np.uint8).tobytes())
+            (folder / f"{k}.png").write_bytes(bytes([k] * 20))
     with pytest.raises(ValueError, match=r"\d.png cannot be read as an image"):
         load_spawrious("m2m_hard", tmp_path, n_train=1, n_test=1)
 

@@ -71,7 +71,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
         ({"depth": 34}, r"depth=34 is not one of \(18, 50\)"),
         ({"classes": 0}, "classes=0 must be at least 1"),
         ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
-        ({"weights": "nowhere.pth"}, "weights='nowhere.pth' is no file"),
+        ({"weights": "nowhere.pth"}, "weights: path='nowhere.pth' is not there"),
         ({"weights": "x.pth", "small_images": True}, "need small_images=False"),
     ],
 )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.parameters import read_parameters, resolve
+from faultlines.notebook.parameters import CHECKS, read_parameters, read_rules, resolve
 
 CELL = """\
 seeds: int = 5  # paired seeds [2..64]
@@ -114,6 +116,60 @@ def test_a_named_check_says_no() -> None:
 
     with pytest.raises(UsageError, match="parameter dataset='cifar': no cifar here"):
         DECLARED["dataset"].check("cifar", {"data set": refuse})
+
+
+class Unprintable:
+    pass
+
+
+ODD = [
+    None, b"x", {1}, {}, (1, 2), [], [[]], [[1]], [None], [True], 1j, float("nan"), -float("inf"), 10**400, [10**400],
+    10**5000, [10**5000], "x" * 100_000, ["x" * 100_000], "\ud800", ["../x"], range(3), {"a": 1}, 2**70, Unprintable(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_whatever_papermill_passes_is_refused_in_one_line(value: Any) -> None:
+    for name in ("seeds", "eps", "rates", "pool", "fused", "dataset"):
+        with pytest.raises(UsageError) as caught:
+            resolve(list(DECLARED.values()), {name: value}, "toy", CHECKS)
+        words = str(caught.value)
+        assert "\n" not in words and len(words) < 500 and name in words
+
+
+def test_a_file_and_a_folder_are_there_or_not_named(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    file, folder = read_parameters("w: str = ''  # weights [file]\nf: str = ''  # where [folder]")
+    for parameter, good, bad in ((file, tmp_path / "w.pt", tmp_path), (folder, tmp_path, tmp_path / "w.pt")):
+        assert parameter.check("", CHECKS) == ""
+        assert parameter.check(str(good), CHECKS) == str(good)
+        for path in (str(bad), str(tmp_path / "none"), "../x", "x" * 100_000, "\0"):
+            with pytest.raises(UsageError, match=f"there is no such {parameter.allowed}"):
+                parameter.check(path, CHECKS)
+
+
+def test_rules_know_how_many_images_and_classes_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = np.zeros((12, 6, 6), dtype=np.uint8), np.arange(12) % 3
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    monkeypatch.setenv("FAULTLINES_DATA", str(tmp_path))
+    cell = """
+name: str = "digits"  # [data set]
+n: int = 1  # [1..60000]
+k: int = 0  # [0..99]
+# must: n <= n_images(name)[0] and n <= n_images(name)[1] -- there are as many images
+# must: k < n_classes(name) -- there is such a class
+"""
+    declared, rules = read_parameters(cell), read_rules(cell)
+    for values in ({"n": 500, "k": 9}, {"name": "mine", "n": 6, "k": 2}, {"name": "mnist", "n": 10_000}):
+        assert resolve(declared, values, "toy", {}, rules)
+    for values, reason in (
+        ({"n": 501}, "as many images"), ({"k": 10}, "such a class"), ({"name": "mine", "n": 7}, "as many images"),
+        ({"name": "mine", "k": 3}, "such a class"), ({"name": "none"}, "as many images"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=reason):
+            resolve(declared, values, "toy", {}, rules)
 
 
 @pytest.mark.parametrize(

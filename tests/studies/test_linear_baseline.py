@@ -67,3 +67,17 @@ def test_bad_input():
         linear_accuracy(x / 0, y, x, y)
     with pytest.raises(ValueError, match="at least two"):
         linear_accuracy(x, y * 0, x, y)
+
+
+def test_bytes_are_shares_and_large_images_are_averaged():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (80, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    y = (x.float().mean((1, 2, 3)) > 127).long()
+    parts = x[:60], y[:60], x[60:], y[60:]
+    floats = linear_accuracy(parts[0] / 255, y[:60], parts[2] / 255, y[60:])
+    assert linear_accuracy(*parts) == floats
+    small = torch.randint(256, (80, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    small[:, :, 0, 0] = 255 * y[:, None].byte()
+    large = small.repeat_interleave(4, dim=2).repeat_interleave(3, dim=3)
+    found = [linear_accuracy(images[:60], y[:60], images[60:], y[60:]) for images in (small, large)]
+    assert found[0] == found[1] and found[0] > 0.5

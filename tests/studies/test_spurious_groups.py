@@ -98,6 +98,15 @@ def test_the_confounder_is_measured_on_its_own_labels(data):
     assert found.overlap == pytest.approx(torch.cosine_similarity(*maps).mean().item())
 
 
+def test_measuring_keeps_no_graph(data):
+    """A graph of a few hundred photographs in a large network is as large as a machine."""
+    fit = fit_groups(make, data.train, objective=EX2L(), epochs=1, batch_size=8)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        outcome(fit, data, CPU)
+    assert not [shape for shape in kept if len(shape) == 4]
+
+
 def test_features_of_all_images(data):
     model = make(4).eval()
     assert torch.allclose(

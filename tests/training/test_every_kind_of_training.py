@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import subprocess
 import sys
 import warnings
@@ -174,12 +176,21 @@ def damage(path, kind):
     elif kind == "other shapes":
         held = {name: torch.zeros(2, 2) for name in state["model"]} | {"one too many": torch.zeros(1)}
         torch.save(state | {"model": held}, path)
+    elif kind == "another number":
+        torch.save(state | {"history": state["history"] | {"loss": [0.5]}}, path)
+    elif kind == "no history":
+        torch.save(state | {"history": state["history"] | {"loss": "abc"}}, path)
+    elif kind == "another optimizer":
+        torch.save(
+            state | {"optimizer": {"state": {0: {"step": torch.ones(3, 3)}}, "param_groups": []}}, path
+        )
     elif kind == "code":
         path.write_bytes(pickle.dumps(Evil(path.with_name("owned"))))
 
 
 DAMAGE = (
     "empty", "truncated", "text", "a list", "no run", "nothing but the run", "other shapes", "code",
+    "another number", "no history", "another optimizer",
 )  # fmt: skip
 
 
@@ -207,11 +218,17 @@ def test_what_killed_processes_left_is_cleaned(train, tmp_path, monkeypatch):
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    host = checkpoints.socket.gethostname()
-    left = ["a.pt.part", f"b.pt.{dead.stdout.strip()}@{host}.0a1b2c3d.part"]
+    host = socket.gethostname()
+    left = [
+        "0123456789abcdef" * 2 + ".pt.part",
+        "0123456789abcdef" * 2 + ".pt.lock",
+        f"b.pt.{dead.stdout.strip()}@{host}.0a1b2c3d.part",
+    ]
     others = [
         "notes.part",
-        f"c.pt.{checkpoints.os.getpid()}@{host}.0a1b2c3d.part",
+        "a download.pt.part",
+        "uv.lock",
+        f"c.pt.{os.getpid()}@{host}.0a1b2c3d.part",
         "d.pt.1@elsewhere.0a1b2c3d.part",
     ]
     for name in left + others:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from faultlines.data import image_files
 from faultlines.data.spurious import spurious_benchmark
 from faultlines.models import SmallCNN
 from faultlines.training import (
@@ -24,6 +25,7 @@ from faultlines.training import (
 )
 from faultlines.training.group_batches import GroupBatches, as_batch
 from faultlines.training.groups import score
+from faultlines.training.objectives.group_objective import at_once
 
 CPU = torch.device("cpu")
 
@@ -241,6 +243,35 @@ def test_bytes_are_images_too(data):
     half = data.train.x.half()
     given, whole = (train_on(grouped(data, x=x)) for x in (half, half.float()))
     assert torch.equal(weights(given.model), weights(whole.model))
+
+
+def test_many_pixels_stay_where_they_are_and_batches_move(data, monkeypatch):
+    images = grouped(data, x=(255 * data.train.x).to(torch.uint8))
+    expected = weights(train_on(images).model)
+    monkeypatch.setattr(image_files, "IN_MEMORY", 1000)
+    assert torch.equal(weights(train_on(images).model), expected)
+    elsewhere = torch.device("meta")  # stands for an accelerator
+    whole, _ = as_batch(images, elsewhere)
+    assert whole.x is images.x
+    assert whole.y.device == whole.group.device == elsewhere
+    batch = GroupBatches(whole, batch_size=8, seed=0, flip=False).draw(torch.arange(5))
+    assert batch.x.device == elsewhere and batch.x.dtype == torch.float32 and len(batch.x) == 5
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 512), (224, 55), (20_000, 1)])
+def test_images_are_scored_as_many_at_a_time_as_memory_suggests(size, most):
+    assert at_once(torch.empty(1, 3, size, size, device="meta"), 512) == most
+    if size > 224:
+        return
+    x, seen = torch.zeros(most + 3, 3, size, size, dtype=torch.uint8), []
+
+    def model(images):
+        seen.append(len(images))
+        return images[:, :2, 0, 0]
+
+    images = SimpleNamespace(x=x, y=torch.zeros(len(x)).long(), c=torch.zeros(len(x)).long())
+    score(model, images, CPU)
+    assert seen == [most, 3]
 
 
 def train_on(images):

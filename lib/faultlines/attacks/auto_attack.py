@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from faultlines.attacks.losses import margin
 from faultlines.attacks.norms import Norm
 from faultlines.attacks.results import AttackResult
 from faultlines.attacks.square import Square
+from faultlines.models.weight_files import DAMAGED, alone, clear_leftovers, set_aside, write_whole
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 NAMES = (*STANDARD, "apgd-dlr")
@@ -53,7 +55,8 @@ class AutoAttack(Attack[EnsembleResult]):
         steps: Steps of each walk of the gradient attacks.
         target_classes: Classes that the targeted attacks try.
         queries: Budget of Square.
-        batch_size: Samples attacked at once; fewer lose less work when stopped.
+        batch_size: Samples attacked at once; fewer lose less work when stopped. Each batch draws for itself, so that
+            another size is another seed.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -123,7 +126,8 @@ class AutoAttack(Attack[EnsembleResult]):
             y: True classes.
             generator: Source of all draws (one is taken from it); None takes a fresh one seeded with 0.
             state: A file that keeps what was found after every batch. If it is there, the evaluation goes on
-                where it stopped and ends as it would have ended.
+                where it stopped and ends as it would have ended; where it is damaged it is set aside, and all
+                begins anew. A second process with the same file waits for the first.
 
         Returns:
             A fooling point for each sample that is not robust, the clean sample for the others; `loss` is the margin
@@ -153,11 +157,14 @@ class AutoAttack(Attack[EnsembleResult]):
         check_logits(logits, y)
         self._check_classes(logits.shape[1])
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        progress = State.fresh(x, logits.argmax(dim=1) != y)
-        if state is not None:
-            progress.attach(Path(state), fingerprint(victim.model, x, y, {**self._settings(), "seed": seed}))
-        for place, name in enumerate(self.attacks):
-            self._run_member(victim, x, y, progress, place, self.member(name), seed)
+        progress = Progress.fresh(x, logits.argmax(dim=1) != y)
+        with nullcontext() if state is None else alone(Path(state)):
+            if state is not None:
+                progress.attach(
+                    Path(state), fingerprint(victim.model, x, y, {**self._settings(), "seed": seed})
+                )
+            for place, name in enumerate(self.attacks):
+                self._run_member(victim, x, y, progress, place, self.member(name), seed)
         final = margin(self._logits(victim, progress.x_adv), y)
         return EnsembleResult(
             progress.x_adv, progress.found_by >= 0, final, progress.gradients, progress.found_by
@@ -168,7 +175,7 @@ class AutoAttack(Attack[EnsembleResult]):
         victim: Victim,
         x: Tensor,
         y: Tensor,
-        progress: State,
+        progress: Progress,
         place: int,
         attack: APGD | FAB | Square,
         seed: int,
@@ -235,7 +242,7 @@ def _digest(text: str, tensors: list[tuple[str, Tensor]]) -> str:
 
 
 @dataclass
-class State:
+class Progress:
     """Points found, who found them, and how far each sample has come.
 
     Attributes:
@@ -253,39 +260,50 @@ class State:
     identity: dict[str, str] | None = None
 
     @classmethod
-    def fresh(cls, x: Tensor, wrong: Tensor) -> State:
+    def fresh(cls, x: Tensor, wrong: Tensor) -> Progress:
         """Return the state in which only the clean samples have been looked at."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(x.detach().clone(), torch.where(wrong, 0, -1), zeros, zeros.clone())
 
     def attach(self, path: Path, identity: dict[str, str]) -> None:
-        """Keep the state in a file, and go on from what the file holds.
+        """Keep the state in a file, and go on from what the file holds; one that is damaged is set aside.
 
         Raises:
-            ValueError: If the file was made by another evaluation, or is no state.
+            ValueError: If the file was made by another evaluation, or is a folder.
         """
         self.path, self.identity = path, identity
+        clear_leftovers(path)
         if not path.exists():
             return
+        if path.is_dir():
+            raise ValueError(f"state={str(path)!r} is a folder; give it the name of a file")
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 kept = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except Exception as error:  # safetensors raises its own kind for every fault of a file
+        except FileNotFoundError:  # another process set it aside
+            return
+        except DAMAGED:
+            set_aside(path, "state of AutoAttack", "the attack begins anew")
+            return
+        if other := [name for name in identity if kept.get(name) not in (None, identity[name])]:
             raise ValueError(
-                f"state={str(path)!r} cannot be read ({error}); remove it to begin anew"
-            ) from error
-        other = [name for name in identity if kept.get(name) != identity[name]]
-        fits = {name: (value.shape, value.dtype) for name, value in tensors.items()}
-        if other or fits != {
-            name: (getattr(self, name).shape, getattr(self, name).dtype) for name in TENSORS
-        }:
-            what = ", ".join(other) or "tensors"
-            raise ValueError(
-                f"state={str(path)!r} was made with other {what}; name another file, or remove it to begin anew"
+                f"state={str(path)!r} was made with other {', '.join(other)}; name another file, or remove it to "
+                "begin anew"
             )
+        if not kept.keys() >= identity.keys() or not self._fits(tensors):
+            set_aside(path, "state of AutoAttack", "the attack begins anew")
+            return
         for name, value in tensors.items():
             setattr(self, name, value.to(getattr(self, name)))
+
+    def _fits(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether a file's tensors can be those of this evaluation."""
+        own = {name: (getattr(self, name).shape, getattr(self, name).dtype) for name in TENSORS}
+        if {name: (value.shape, value.dtype) for name, value in tensors.items()} != own:
+            return False
+        x, found_by, reached = tensors["x_adv"], tensors["found_by"], tensors["reached"]
+        return bool(x.isfinite().all() and (found_by >= -1).all() and (reached >= 0).all())
 
     def batch(self, place: int, size: int) -> Tensor:
         """Return the next survivors on which the member at `place` has not been run."""
@@ -302,11 +320,6 @@ class State:
             self._write(self.path)
 
     def _write(self, path: Path) -> None:
-        """Write beside the file and rename, so that a stop leaves the old state or the new one."""
-        data = save(
-            {name: getattr(self, name).cpu().contiguous() for name in TENSORS}, metadata=self.identity
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_bytes(data)
-        beside.replace(path)
+        """Write the state so that a stop leaves the old one or the new one."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
+        write_whole(path, lambda beside: beside.write_bytes(save(tensors, metadata=self.identity)))

@@ -104,7 +104,8 @@ def check(arrays: Arrays, source: object, classes: tuple[str, ...] | None = None
             raise ValueError(
                 f"{source}: y_train holds the labels {present[:10].tolist()}"
                 f"{' ...' if len(present) > 10 else ''}; "
-                "they must be 0 to k - 1 with none left out (or give the class names as `classes`)"
+                "they must be 0 to k - 1 with none left out: numpy.searchsorted(numpy.unique(y_train), y) "
+                "numbers them so (or give a name for every number from 0 as `classes`)"
             )
         classes = tuple(str(k) for k in present)
     for part, y in labels.items():
@@ -144,7 +145,9 @@ def channels_first(shape: tuple[int, ...], name: str) -> bool:
             "The channel comes last (x.transpose(0, 2, 3, 1)); a single one can be left out"
         )
     if last not in CHANNELS and first not in CHANNELS:
-        raise ValueError(f"{name} has shape {shape}, so {last} channels; the channel comes last, 1 to 4")
+        raise ValueError(
+            f"{name} has shape {shape}: {first} or {last} channels; it must be 1 to 4, the channel last"
+        )
     return last not in CHANNELS
 
 
@@ -154,23 +157,50 @@ def _images(x: np.ndarray, name: str) -> np.ndarray:
         return x
     if x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1:  # not so where one is NaN
         return x.astype(np.float32)
-    values = f" and values from {x.min():g} to {x.max():g}" if x.dtype.kind in "iuf" else ""
+    lowest, highest = (x.min(), x.max()) if x.dtype.kind in "iuf" else (0, 0)
+    values = f" and values from {float(lowest)!r} to {float(highest)!r}" if x.dtype.kind in "iuf" else ""
+    if x.dtype.kind == "b":
+        how = "255 * x.astype(numpy.uint8) makes them so"
+    elif np.isnan(lowest):
+        how = "numpy.nan_to_num(x) puts 0 where x is not a number"
+    elif -1 <= lowest < 0 and highest <= 1:
+        how = "(x + 1) / 2 takes values in [-1, 1] there"
+    elif x.dtype.kind == "f" and lowest >= 0 and highest <= 1 + 1e-3:
+        how = "x.clip(0, 1) takes off what rounding has added"
+    elif x.dtype.kind in "iuf" and lowest >= 0 and highest <= 255:
+        how = "where the values are whole numbers up to 255, x.astype(numpy.uint8) makes them so"
+    else:
+        how = (
+            "(x - x.min()) / (x.max() - x.min()) takes them there, by one minimum and maximum for both parts"
+        )
     raise ValueError(
-        f"{name} has dtype {x.dtype}{values}; images must be uint8, 0 to 255, or floats in [0, 1]: where the values "
-        "are whole numbers up to 255, x.astype(numpy.uint8) makes them so"
+        f"{name} has dtype {x.dtype}{values}; images must be uint8, 0 to 255, or floats in [0, 1]: {how}"
     )
 
 
 def _labels(y: np.ndarray, n: int, name: str, part: str) -> np.ndarray:
-    if y.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has dtype {y.dtype}; labels must be integers: y.astype(int), if they are whole"
+    if y.ndim == 2 and len(y) == n and y.shape[1] > 1 and y.dtype.kind in "iufb":
+        one_hot = bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+        how = (
+            "y.argmax(axis=1) turns its one-hot rows into classes"
+            if one_hot
+            else "a sample has one class here, and its rows are not one-hot: choose a column, y[:, 0], say"
         )
+        raise ValueError(f"{name} has shape {y.shape}; x_{part} asks for ({n},): {how}")
     if y.shape == (n, 1):
         y = y[:, 0]
+    if y.dtype.kind not in "iu":
+        how = (
+            "y.astype(int), if they are whole"
+            if y.dtype.kind in "fb"
+            else "numpy.unique(y, return_inverse=True) returns the names, for `classes`, and integers"
+        )
+        raise ValueError(f"{name} has dtype {y.dtype}; labels must be integers: {how}")
     if y.shape != (n,):
-        one_hot = ": y.argmax(axis=1) turns one-hot rows into classes" if y.ndim == 2 and len(y) == n else ""
-        raise ValueError(f"{name} has shape {y.shape}; x_{part} asks for ({n},){one_hot}")
+        how = ": y.ravel() makes it so" if y.size == n else ""
+        raise ValueError(f"{name} has shape {y.shape}; x_{part} asks for ({n},){how}")
+    if y.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds the label {y.max()}; a class is a number from 0 to k - 1")
     return y.astype(np.int64)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from faultlines.data.catalogue import data_root
-from faultlines.data.image_files import list_images, read_images
-from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
+from faultlines.data.image_files import digests, distinct_images, read_images
+from faultlines.data.spurious.benchmark import SpuriousBenchmark, check_sizes, expand
 from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
 Part = Literal["all", "choosing", "reporting"]
@@ -39,7 +40,8 @@ def load_spawrious(
 
     A many-to-many benchmark reads folder 0 alone; a one-to-one benchmark has its environments in the folders 0 and 1.
     Counts are images of each class in each of the two environments, as in `spurious_benchmark`; which files they are
-    is drawn by `seed`, from their names in order, and no file is in two splits. Whole, a many-to-many benchmark at 224
+    is drawn by `seed`, from their names in order. No image is in two splits: a file that is a copy of another in its
+    folder is passed over, and all pixels are compared. Whole, a many-to-many benchmark at 224
     pixels has 8 GB of pixels, in files that are mapped into memory (see `read_images`).
 
     The benchmarks share their images: half of the test set of `m2m_hard` are training images of `m2m_easy`. Who
@@ -62,17 +64,12 @@ def load_spawrious(
         The benchmark, without masks.
 
     Raises:
-        ValueError: If the name is unknown, a number out of range or a file no image.
+        ValueError: If the name is unknown, a number out of range, a file no image, or an image in two splits.
         FileNotFoundError: If folders or images are missing; the message names them and where to get them.
     """
     if part not in get_args(Part):
         raise ValueError(f"part={part!r} is not one of {', '.join(get_args(Part))}")
-    counts = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
-    for argument, n in counts.items():
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ValueError(f"{argument}={n!r} must be an integer of at least 1, or None")
-    if isinstance(n_ood_validation, bool) or not isinstance(n_ood_validation, int) or n_ood_validation < 0:
-        raise ValueError(f"n_ood_validation={n_ood_validation!r} must be an integer of at least 0")
+    check_sizes(n_train, n_validation, n_test, n_ood_validation, also=", or None")
     there = len(_part(range(PER_CLASS), part))
     if n_validation is None:
         n_validation = max(
@@ -92,6 +89,13 @@ def load_spawrious(
         y, c, environment = expand(its)
         x = read_images(files[split], size, dtype)
         read[split] = GroupedImages(x, y, c, environment, split=split)
+    pixels = {split: digests(images.x) for split, images in read.items()}
+    for one, other in combinations(read, 2):
+        if n := len(pixels[one] & pixels[other]):
+            raise ValueError(
+                f"{name} of Spawrious: {n} images of `{other}` have the pixels of images of `{one}`; a copy of a file "
+                "stands in another folder"
+            )
     return SpuriousBenchmark(
         name, read["train"], read["validation"], read["test"], read.get("ood_validation")
     )
@@ -140,7 +144,7 @@ def _files(
     drawn, missing = {}, []
     generator = torch.Generator().manual_seed(seed)
     for where, n in needed.items():
-        found = _part(list_images(where), part) if where.is_dir() else []
+        found = _part(distinct_images(where), part) if where.is_dir() else []
         if len(found) < n:
             missing.append(f"{where} ({len(found)} of {n} images)")
         drawn[where] = iter([found[k] for k in torch.randperm(len(found), generator=generator).tolist()])

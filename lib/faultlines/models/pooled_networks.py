@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from faultlines.data.arrays import shown
 from faultlines.models.pixel_normalization import IMAGENET_PIXELS, Normalize, Statistic
 from faultlines.models.weight_files import one_line, read_state
 
@@ -163,13 +164,16 @@ class ResNet(nn.Module):
         return self.head(self.features(x).mean(dim=(2, 3)))
 
     def _load(self, path: Path) -> None:
-        if not path.is_file():
-            raise ValueError(f"weights={str(path)!r} is no file; leave it out to start from random weights")
-        state = {name: v for name, v in read_state(path).items() if not name.startswith("fc.")}
+        try:
+            state = {name: v for name, v in read_state(path).items() if not name.startswith("fc.")}
+        except ValueError as error:
+            raise ValueError(
+                f"weights: {error}; without `weights` the network starts from random ones"
+            ) from None
         try:
             self.body.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"weights={str(path)!r} does not fit: {one_line(error)}") from error
+            raise ValueError(f"weights={shown(str(path), 200)} does not fit: {one_line(error)}") from error
 
 
 def _trunk(depth: int) -> OrderedDict[str, nn.Module]:

@@ -7,13 +7,13 @@ The cell is the only place where a parameter is declared:
     pool: str = "cls"  # how tokens are read out [cls | mean]
 
 The bracket at the end of the comment says what is allowed: a closed range of numbers, a choice of words, or
-the name of a check (`data set`, `device`). For a list it holds for each element. What no range of one parameter can
-say stands on lines of its own:
+the name of a check (`data set`, `device`; `file` and `folder`, which is there or is an empty word). For a list it holds
+for each element. What no range of one parameter can say stands on lines of its own:
 
     # must: dim % heads == 0 -- the heads share the width
 
-The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), and Python's
-own `all any len max min set sorted sum zip range`.
+The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), `n_images(data set)`
+as (training, test), `n_classes(data set)`, and Python's own `all any len max min set sorted sum zip range`.
 
 papermill itself accepts any name and any value. `check_parameters` holds them against the cell from inside the kernel,
 whichever tool executes; the command line does so before a kernel starts.
@@ -30,6 +30,8 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -41,7 +43,7 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 RANGE = re.compile(rf"^(?P<low>{NUMBER})\s*\.\.\s*(?P<high>(?:{NUMBER})?)$")
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-NAMED = ("data set", "device")
+NAMED = ("data set", "device", "file", "folder")
 MUST = re.compile(r"^#\s*must:\s*(?P<rule>.+?)\s+--\s+(?P<reason>.+)$")
 TAGS = (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)
 LONGEST = 60  # characters of a value that a message repeats
@@ -51,7 +53,10 @@ Check = Callable[[str], None]
 
 def shown(value: Any) -> str:
     """Return a value as a message repeats it: not whole where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"({type(value).__name__} with too many digits to show)"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
@@ -132,7 +137,10 @@ class Parameter:
     def _check_scalar(self, value: Any, checks: Mapping[str, Check]) -> Any:
         kind: type = SCALARS[self.scalar]
         if kind is float and (type(value) is int or (isinstance(value, str) and re.fullmatch(NUMBER, value))):
-            value = kind(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
+            try:
+                value = kind(value)  # YAML 1.1 reads a 1e-3 of runs.yml as a word
+            except OverflowError:
+                raise UsageError(f"parameter {self.name}={shown(value)} is not a finite number") from None
         value = cast(Any, value)
         if type(value) is not kind:
             raise UsageError(
@@ -356,5 +364,44 @@ def image_shape(name: str) -> tuple[int, int, int]:
     return data.image_shape(name)
 
 
-CHECKS: dict[str, Check] = {"data set": check_data_set, "device": check_device}
-HELPERS: dict[str, Callable[..., Any]] = {"image_shape": image_shape}
+def n_images(name: str) -> tuple[int, int]:
+    """Return the numbers of training and of test images of a data set, without reading them."""
+    from faultlines.data import available
+
+    [found] = [(entry.n_train, entry.n_test) for entry in available() if entry.name == name]
+    return found
+
+
+def n_classes(name: str) -> int:
+    """Return the number of classes of a data set, without reading its images."""
+    from faultlines.data import catalogue
+
+    return catalogue.n_classes(name)
+
+
+def check_path(path: str, kind: str) -> None:
+    """Raise ValueError where a file or a folder is named that is not there; an empty word names none.
+
+    Args:
+        path: What is named.
+        kind: `"file"` or `"folder"`.
+    """
+    try:
+        there = not path or (Path(path).is_file() if kind == "file" else Path(path).is_dir())
+    except (OSError, ValueError):  # a name too long, or with a zero in it
+        there = False
+    if not there:
+        raise ValueError(f"there is no such {kind} (looked in {Path.cwd()})")
+
+
+CHECKS: dict[str, Check] = {
+    "data set": check_data_set,
+    "device": check_device,
+    "file": partial(check_path, kind="file"),
+    "folder": partial(check_path, kind="folder"),
+}
+HELPERS: dict[str, Callable[..., Any]] = {
+    "image_shape": image_shape,
+    "n_images": n_images,
+    "n_classes": n_classes,
+}

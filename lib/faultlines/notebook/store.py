@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,14 @@ def read_notebook(path: Path) -> NotebookNode:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UnreadableError("it is no text") from None
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableError("it is a link to nothing") from None
+        raise
+    except IsADirectoryError:
+        raise UnreadableError("it is a folder") from None
+    except OSError as error:
+        raise UnreadableError(f"it cannot be opened: {error.strerror}") from None
     if not text.strip():
         raise UnreadableError("it is empty")
     if re.search(r"^\s*<{7} ", text, re.MULTILINE):
@@ -112,7 +121,7 @@ def read_result(
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")  # says whose it is
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int64
+import torch
+from jaxtyping import Int64, Shaped
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+LARGEST, AVERAGED = 64, 32  # pixels a side
 
 
 def linear_accuracy(
-    x: Float[Tensor, "n *shape"],
+    x: Shaped[Tensor, "n *shape"],
     y: Int64[Tensor, " n"],
-    x_test: Float[Tensor, "t *shape"],
+    x_test: Shaped[Tensor, "t *shape"],
     y_test: Int64[Tensor, " t"],
 ) -> float:
     r"""Return the test accuracy of logistic regression on flattened pixels, as scikit-learn does it by default.
@@ -17,8 +21,10 @@ def linear_accuracy(
     Softmax regression with the penalty $\frac12 \lVert W \rVert^2$ beside the sum of the losses, minimised by L-BFGS
     in float64: convex, from zero weights, so that the same images give the same number. Nothing is tuned.
 
+    Images with more than 64 pixels a side are averaged over rectangles to 32 a side.
+
     Args:
-        x: Training images, of any shape.
+        x: Training images, of any shape: floating point, or bytes that count as 0 to 1.
         y: Their classes, at least two.
         x_test: Test images.
         y_test: Their classes.
@@ -45,10 +51,18 @@ def linear_accuracy(
         raise ValueError(
             f"x_test has images of {list(x_test.shape[1:])}, x of {list(x.shape[1:])}; they must agree"
         )
-    if not (bool(x.isfinite().all()) and bool(x_test.isfinite().all())):
+    if not all(bool(part.isfinite().all()) for images in (x, x_test) for part in images.split(256)):
         raise ValueError("x or x_test has a pixel that is not finite")
     if len(y.unique()) < 2:
         raise ValueError(f"y has the classes {y.unique().tolist()}; there must be at least two")
-    train, test = (images.detach().flatten(1).double().cpu().numpy() for images in (x, x_test))
+    train, test = (_pixels(images.detach().cpu()).flatten(1).double().numpy() for images in (x, x_test))
     fitted = LogisticRegression(max_iter=10_000).fit(train, y.cpu().numpy())
     return float((fitted.predict(test) == y_test.cpu().numpy()).mean())
+
+
+def _pixels(images: Tensor) -> Tensor:
+    if images.ndim != 4 or max(images.shape[2:]) <= LARGEST:
+        return images / 255 if images.dtype == torch.uint8 else images
+    # a part at a time: there may be more images than memory
+    parts = [adaptive_avg_pool2d(part.float(), AVERAGED) for part in images.split(256)]
+    return torch.cat(parts) / (255 if images.dtype == torch.uint8 else 1)

@@ -15,11 +15,13 @@ from faultlines.data.spurious.grouped import GroupedImages
 from faultlines.estimators.attribution.cam import grad_cam
 from faultlines.estimators.foreground import foreground_energy, map_coverage
 from faultlines.estimators.linear_probing import linear_probe
+from faultlines.models.inference import predictions
 from faultlines.training.groups import GroupFit, GroupHistory, fit_groups, score
 from faultlines.training.objectives.group_objective import (
     GroupObjective,
     MakeModel,
     as_floats,
+    at_once,
     pooled_features,
 )
 
@@ -130,10 +132,12 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     c = torch.bucketize(data.validation.c.contiguous(), seen)
     energy, coverage, _, theirs = _maps(confounder, data.validation, c, device)
     ours = _maps(model, data.validation, data.validation.y, device)[3]
-    right = [
-        (confounder(as_floats(x).to(device)).argmax(dim=1).cpu() == part).float()
-        for x, part in zip(data.validation.x.split(256), c.split(256), strict=True)
-    ]
+    size = at_once(data.validation.x, 256)
+    with torch.no_grad():
+        right = [
+            (predictions(confounder(as_floats(x.to(device)))).cpu() == part).float()
+            for x, part in zip(data.validation.x.split(size), c.split(size), strict=True)
+        ]
     return replace(
         found,
         confounder_energy=energy,
@@ -148,7 +152,8 @@ def features_of(
     model: nn.Module, images: GroupedImages, device: torch.device, batch_size: int = 256
 ) -> Float[Tensor, "n k"]:
     """Return the averaged features of images, on the CPU."""
-    parts = [pooled_features(model, as_floats(x).to(device))[0].cpu() for x in images.x.split(batch_size)]
+    parts = images.x.split(at_once(images.x, batch_size))
+    parts = [pooled_features(model, as_floats(x.to(device)))[0].cpu() for x in parts]
     return torch.cat(parts)
 
 
@@ -171,12 +176,12 @@ def _maps(
 
     Without targets the maps are those of the classes that the model decides for.
     """
-    parts = []
+    parts, batch_size = [], at_once(images.x, batch_size)
     for start in range(0, len(images.x), batch_size):
         x = as_floats(images.x[start : start + batch_size].to(device))
         if target is None:
             with torch.no_grad():
-                t = model(x).argmax(dim=1)
+                t = predictions(model(x))
         else:
             t = target[start : start + batch_size].to(device)
         parts.append(grad_cam(model, x, t, center=True).cpu())

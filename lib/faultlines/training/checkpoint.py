@@ -16,14 +16,9 @@ import copy
 import hashlib
 import json
 import os
-import pickle
-import re
-import socket
 import time
-import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from faultlines.data.arrays import shown
+from faultlines.models.weight_files import DAMAGED, alone, clear_leftovers, read_torch, set_aside, write_whole
 from faultlines.training.seeding import own_draws
 from faultlines.training.settings import Settings
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two processes may train the same run twice
-    fcntl = None  # type: ignore[assignment]
-
 FOLDER = "FAULTLINES_CHECKPOINTS"
-PART = re.compile(r"\.(\d+)@(.+)\.[0-9a-f]{8}\.part$")  # names the process that writes it, and its machine
-STALE = 24 * 3600.0  # seconds after which a part of a file is nobody's, whoever began it
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -86,7 +76,7 @@ class Checkpoint:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the file; another process that wants it waits."""
-        with _locked(self.path):
+        with alone(self.path):
             yield
 
 
@@ -135,124 +125,75 @@ def identity(
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` so that a killed process leaves the old file or the new one, never a part.
-
-    The part is written under a name of this process alone: another one may write the same file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}@{socket.gethostname()}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        torch.save(state, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write `state` so that a killed process leaves the old file or the new one; see `write_whole`."""
+    write_whole(path, lambda beside: torch.save({**state, "seal": _seal(state)}, beside))
 
 
 def load(path: Path, run: dict[str, str]) -> dict[str, Any] | None:
     """Return the state at `path`, or None where there is no file that can be read.
 
-    A file that is empty, cut off or of another form is set aside. So are the parts of files in its folder whose
-    writers are no more.
+    A file that is empty, cut off, of another form or not as it was written is set aside. What killed processes left in
+    its folder, parts of files and locks, is deleted.
 
     Raises:
         ValueError: If the file belongs to another run, the message names what differs; or if it is a folder.
     """
-    _clear_parts(path)
+    clear_leftovers(path)
     if not path.exists():
         return None
     if path.is_dir():
-        raise ValueError(f"checkpoint={str(path)!r} is a folder; give it the name of a file")
+        raise ValueError(f"checkpoint={shown(str(path), 200)} is a folder; give it the name of a file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of pickles that it did not write
-            # generator states must stay on the CPU; load_state_dict moves the rest to its own device
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["run"]
-        keys = found.keys() | run.keys()
+        # generator states must stay on the CPU; load_state_dict moves the rest to its own device
+        state = read_torch(path)
+        found = {str(name): str(value) for name, value in state["run"].items()}
+        whole = state.pop("seal") == _seal(state)
     except FileNotFoundError:  # another process set it aside
         return None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        pickle.PickleError,
-    ):
-        set_aside(path)
+    except DAMAGED:
+        state, whole, found = {}, False, {}
+    if not whole:
+        discard(path)
         return None
     differing = [
-        f"{name}: {found.get(name)} there, {run.get(name)} here"
-        for name in sorted(keys)
+        f"{name}: {shown(found.get(name))} there, {shown(run.get(name))} here"
+        for name in sorted(found.keys() | run.keys())
         if found.get(name) != run.get(name)
     ]
     if differing:
         raise ValueError(
-            f"checkpoint={str(path)!r} was made by another run ({'; '.join(differing)}); "
+            f"checkpoint={shown(str(path), 200)} was made by another run ({'; '.join(differing)}); "
             "delete it, or give this run its own file"
         )
     return state
 
 
-def set_aside(path: Path) -> None:
-    """Rename a file that is no checkpoint, and say so."""
-    aside = path.with_name(path.name + ".damaged")
-    with suppress(FileNotFoundError):  # another process was first
-        path.replace(aside)
-    warnings.warn(
-        f"the checkpoint {str(path)!r} cannot be read; it is now {aside.name!r}, and the run trains again",
-        stacklevel=2,
-    )
+def discard(path: Path) -> None:
+    """Set aside a file that is no checkpoint, and say so."""
+    set_aside(path, "checkpoint", "the run trains again")
 
 
-def _clear_parts(path: Path) -> None:
-    """Delete what killed processes left of the files in a checkpoint's folder."""
-    for part in path.parent.glob("*.part"):
-        writer = PART.search(part.name)
-        if writer is None and not part.name.endswith(".pt.part"):
-            continue  # not ours
-        with suppress(OSError):  # another process is doing the same
-            dead = writer is None or (writer[2] == socket.gethostname() and not _alive(int(writer[1])))
-            if dead or time.time() - part.stat().st_mtime > STALE:
-                part.unlink()
+def _seal(state: object) -> str:
+    """Return a digest of numbers, texts and tensors in containers."""
+    digest = hashlib.blake2b(digest_size=8)
 
+    def add(value: object) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)} {_digest(value)}".encode())
+        elif isinstance(value, dict | list | tuple):
+            digest.update(f"{len(value)}(".encode())
+            for part in value.items() if isinstance(value, dict) else value:
+                add(part)
+        else:
+            digest.update(f"{type(value).__name__} {value!r},".encode())
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is there, and another user's
-        return True
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock beside a file; it goes when the process does."""
-    if fcntl is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    with lock.open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            warnings.warn(f"another process is training {path.name!r}; waiting for it", stacklevel=4)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: both train, and both write the same
-            pass
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    add(state)
+    return digest.hexdigest()
 
 
 def _digest(values: Tensor) -> str:
     content = (
         values.detach().cpu().contiguous().flatten().view(torch.uint8)
     )  # bfloat16 is none of numpy's types
-    return hashlib.blake2b(content.numpy().tobytes(), digest_size=8).hexdigest()
+    # the tensor's own memory: a copy of a large data set is as large
+    return hashlib.blake2b(content.numpy().data, digest_size=8).hexdigest()

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from faultlines.training.batches import Stream
-from faultlines.training.checkpoint import Checkpoint, set_aside
+from faultlines.training.checkpoint import Checkpoint, discard
 from faultlines.training.history import EpochMean, EpochsBar, History
-from faultlines.training.optimizer import learning_rate
 from faultlines.training.seeding import global_state, own_draws, set_global_state
-from faultlines.training.settings import Settings
+from faultlines.training.settings import Settings, learning_rate
 
 Terms = dict[str, Tensor]
 H = TypeVar("H", bound=History)
@@ -226,7 +225,7 @@ class Training(ABC, Generic[H]):
             self.take(found)
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):  # of another form
             self.take(before)
-            set_aside(checkpoint.path)
+            discard(checkpoint.path)
 
 
 def refill(history: History, told: dict[str, Any]) -> None:

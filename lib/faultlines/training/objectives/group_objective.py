@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from faultlines.estimators.attribution.cam import pools_linearly
 
+AT_ONCE = 2**25  # bytes of images, as floats, that a network is shown at a time to be scored
+
 MakeModel = Callable[[int], nn.Module]
 """From a number of classes to a network with fresh weights, drawn from torch's global generator."""
 
@@ -47,16 +49,24 @@ class GroupBatch:
         }
         return GroupBatch(**changed, mask=None if self.mask is None else change(self.mask))
 
-    def floating(self) -> GroupBatch:
+    def floating(self, dtype: torch.dtype) -> GroupBatch:
         """Return the batch with images to compute with; see `as_floats`."""
-        return replace(self, x=as_floats(self.x))
+        return replace(self, x=as_floats(self.x, dtype))
 
 
-def as_floats(x: Tensor) -> Float[Tensor, "..."]:
-    """Return images to compute with, of a set that may be held in half precision or in bytes for its size."""
-    if x.dtype == torch.float16:
-        return x.float()
-    return x if x.is_floating_point() else x.float() / 255
+def as_floats(x: Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
+    """Return images to compute with, of a set that may be held in another precision or in bytes for its size."""
+    return x.to(dtype) if x.is_floating_point() else x.to(dtype) / 255
+
+
+def at_once(x: Float[Tensor, "n ..."], most: int) -> int:
+    """Return how many images a network is shown at a time where no gradient is asked for: as many as memory suggests.
+
+    Example:
+        >>> at_once(torch.zeros(1, 3, 32, 32), 512), at_once(torch.zeros(1, 3, 224, 224), 512)
+        (512, 55)
+    """
+    return max(1, min(most, AT_ONCE // (4 * max(1, x[:1].numel()))))
 
 
 class Clock(NamedTuple):
@@ -98,7 +108,7 @@ class GroupRun:
 
     Attributes:
         make_model: Makes further networks of the kind that is trained.
-        data: The training set, on the device of the run.
+        data: The training set, on the device of the run but for images that are too many; see `as_batch`.
         groups: Number of groups in it.
         classes: Number of classes.
         confounders: Number of confounders.
