@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from faultlines.book import build as book
 from faultlines.book import sphinx_extension
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
@@ -83,7 +82,7 @@ def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]
 
     again = plain(small, "-n", "-W", "--keep-going")
     assert re.search(r"0 added, 0 changed, 0 removed", again), again
-    assert book.build(small) == small.build / "html" / "index.html"
+    assert sphinx_extension.build(small) == small.build / "html" / "index.html"
     assert rendered(small) == pages
 
 
@@ -112,14 +111,14 @@ def jupyter_book(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str
 def test_a_build_that_writes_no_page_is_an_error(checkout: Project, jupyter_book: Callable) -> None:
     calls = jupyter_book(["index", "intro"])
     with pytest.raises(RuntimeError, match="wrote no page for chapters/toy"):
-        book.build(checkout)
+        sphinx_extension.build(checkout)
     assert {"-n", "-W", "--keep-going"} <= set(calls[0])
 
 
 def test_a_warning_is_shown(checkout: Project, jupyter_book: Callable) -> None:
     jupyter_book(["index", "intro", "chapters/toy"], "reading\nintro.md:3: WARNING: no such label\ndone\n", 1)
     with pytest.raises(RuntimeError, match=r"did not build .*\nintro\.md:3: WARNING: no such label$"):
-        book.build(checkout)
+        sphinx_extension.build(checkout)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
+from faultlines.book.seeds import seeds_section
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
@@ -82,6 +84,8 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     notes = [_foreign_note(state) if result is None else _stale_note(state)]
     if result is not None:
         notes += [_run_note(result, task.chapter), run_changes(judge, task, where) if other else ""]
+        if other:
+            page.cells += seeds_section(judge.project, task, result)
         page.cells.append(nbformat.v4.new_markdown_cell(_closing(result)))
     _insert_notes(page, [note for note in notes if note])
     if other:
@@ -216,7 +220,8 @@ def run_changes(judge: Freshness, task: Task, where: Where = "any") -> str:
     if here is None or default is None:
         return ""
     before = {row["claim"]: row["verdict"] for row in default.ledger}
-    moved = [row for row in here.ledger if before.get(row["claim"], "not stated") != row["verdict"]]
+    ledger = pooled(judge.project, task, here, alone=False).rows(here.ledger)
+    moved = [row for row in ledger if before.get(row["claim"], "not stated") != row["verdict"]]
     same = len(here.ledger) - len(moved)
     lines = [f"{same} of {len(here.ledger)} verdicts are those of the default run."]
     if moved:

@@ -12,9 +12,10 @@ from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from faultlines.book.scoreboard import Board, read_board
+from faultlines.book.seeds import Pieces, read_pieces
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
@@ -23,6 +24,7 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
+from faultlines.reporting.ledger import Row
 
 BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
 IGNORED, MOVES = "nbval-ignore-output", "moves-between-machines"
@@ -131,36 +133,6 @@ def with_scoreboard(text: str, table: str) -> str:
 # the index: `results/index.json` and its schema
 
 
-class ClaimRow(BaseModel):
-    """One settled claim; see `faultlines.reporting.ledger.Row`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    claim: str
-    statement: str
-    paper: str
-    test: str
-    ours: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    method: str = ""
-    confidence: float | None = None
-    direction: str = ""
-    threshold: float | None = None
-    verdict: str
-    cost_s: float
-    figure: str
-    note: str
-    effects: list[float | None] = []
-    primary: bool = False
-    sentence: str = ""
-    smallest: float | None = None
-    reason: str = ""
-    fragile: bool = False
-
-
 class Made(BaseModel):
     """What a published notebook was made with: its record, without what only the notebook itself needs."""
 
@@ -187,13 +159,22 @@ class Published(BaseModel):
         notebook: Its path in the checkout.
         provenance: What it was made with.
         ledger: Its claims.
+        pieces: Its batches of seeds; not there where it has none.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     notebook: str
     provenance: Made
-    ledger: list[ClaimRow]
+    ledger: list[Row]
+    pieces: Pieces | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        made: dict[str, Any] = plain(self)
+        if made["pieces"] is None:
+            del made["pieces"]
+        return made
 
 
 class Index(BaseModel):
@@ -216,10 +197,13 @@ def read_index(project: Project) -> Index:
             except UnreadableError:
                 continue
             if isinstance(result, Result) and not result.foreign:
-                rows = [ClaimRow.model_validate(summary(row)) for row in result.ledger]
-                made = Made.model_validate(result.provenance.model_dump())
-                name = path.relative_to(project.root).as_posix()
-                results.append(Published(notebook=name, provenance=made, ledger=rows))
+                told = {
+                    "notebook": path.relative_to(project.root).as_posix(),
+                    "provenance": result.provenance.model_dump(),
+                    "ledger": [summary(row) for row in result.ledger],
+                    "pieces": read_pieces(project, Task(Chapter.all(project)[chapter], run), result),
+                }
+                results.append(Published.model_validate(told))
     return Index(results=results)
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -23,7 +24,7 @@ from faultlines.notebook.task import Task, Where
 
 
 @dataclass(frozen=True)
-class Cell:
+class Said:
     """What one run says of one claim: a row of its ledger, and whether the result is stale."""
 
     row: dict[str, Any]
@@ -35,7 +36,7 @@ class ChapterBoard:
     """One chapter's claims, in the order of its ledger, each with a cell a run, and its answer in one line."""
 
     chapter: Chapter
-    claims: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    claims: dict[str, dict[str, Said]] = field(default_factory=dict)
     sentence: str = ""
 
     @property
@@ -83,7 +84,7 @@ class Board:
             blocks.append(f"{title} {board.answer}\n\n{table}")
         return "\n\n".join(blocks) + "\n"
 
-    def _cell(self, chapter: Chapter, run: str, cell: Cell | None) -> str:
+    def _cell(self, chapter: Chapter, run: str, cell: Said | None) -> str:
         if cell is None:
             return verdict_badge("not run")
         row = cell.row
@@ -117,7 +118,7 @@ class Board:
                 lines.append(f"| {claim} | {statement} | {' | '.join(said)} |")
         return "\n".join(lines) + "\n"
 
-    def _plain(self, cell: Cell | None) -> str:
+    def _plain(self, cell: Said | None) -> str:
         if cell is None:
             return "not run"
         return f"**{cell.row['verdict']}**{' (stale)' if cell.stale else ''} {cell.row['ours']}"
@@ -153,8 +154,8 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
             folder = "chapters" if run == "default" else f"results/{run}"
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
-            for row in result.ledger:
-                board.claims.setdefault(row["claim"], {})[run] = Cell(row, stale=bool(state.changes))
+            for row in pooled(project, task, result, alone=False).rows(result.ledger):
+                board.claims.setdefault(row["claim"], {})[run] = Said(row, stale=bool(state.changes))
         if board.claims:
             chapters.append(board)
     return Board([run for run in runs.runs if run in seen], chapters, pages)

@@ -15,7 +15,7 @@ from faultlines.notebook.runs import Runs
 @command
 def book() -> int:
     """Render what was executed into _build/html, as `jupyter-book build . -n -W --keep-going` does."""
-    from faultlines.book.build import build
+    from faultlines.book.sphinx_extension import build
 
     project = Project.find()
     try:

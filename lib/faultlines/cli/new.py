@@ -9,6 +9,7 @@ from typing import Annotated
 import jupytext
 import typer
 import yaml
+from jupytext.config import load_jupytext_config
 
 from faultlines.cli.app import command, out, say
 from faultlines.notebook.errors import UsageError
@@ -42,7 +43,8 @@ def new(
     grown = f"{text[:end]}{listed[-1][1]}- file: chapters/{name}\n{text[end:]}"
     yaml.safe_load(grown)
     notebook = jupytext.reads(SKELETON.read_text(encoding="utf-8").replace("NAME", name), fmt="md:myst")
-    write_atomic(path, jupytext.writes(notebook, fmt="md:myst"))
+    # as a sync of the checkout would write it
+    write_atomic(path, jupytext.writes(notebook, fmt="md:myst", config=load_jupytext_config(str(path))))
     write_atomic(pages, grown)
     answers = project.root / "answers.yml"
     said = answers.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if answers.is_file() else ""

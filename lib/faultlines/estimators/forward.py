@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -55,15 +55,27 @@ def outputs(model: Callable[..., Any], x: Tensor) -> Tensor:
     Raises:
         ValueError: If there are no logits in it, or the model drew random numbers (dropout as a function, say).
     """
+    with one_precision(model, x), without_draws(x):
+        return logits_of(model(x))
+
+
+@contextmanager
+def without_draws(x: Tensor) -> Iterator[None]:
+    """Refuse a model that draws random numbers inside the block.
+
+    Args:
+        x: Its inputs, on whose device it draws.
+
+    Raises:
+        ValueError: If it did.
+    """
     before = _random_state(x)
-    with one_precision(model, x):
-        found = model(x)
+    yield
     if any(not torch.equal(old, new) for old, new in zip(before, _random_state(x), strict=True)):
         raise ValueError(
             "model draws random numbers in its forward pass, so that its answer to a sample changes with the call; "
             "call model.eval() first, or take the dropout out"
         )
-    return logits_of(found)
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -77,10 +89,19 @@ def original(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def uncompiled() -> Any:
+    """Return a context in which what `torch.compile` made runs as it was written, in whole or in part.
+
+    Compiled code has no second derivative, and runs no hook that was set after it was compiled.
+    """
+    compiler = "torch._dynamo" in sys.modules  # without it nothing is compiled, and its import takes a second
+    return torch.compiler.set_stance("force_eager") if compiler else nullcontext()
+
+
 @contextmanager
 def explicit_attention() -> Iterator[None]:
     """Run attention in its explicit form, of this library and of torch: fused kernels have no second derivative."""
-    with record(), sdpa_kernel(SDPBackend.MATH):
+    with record(), sdpa_kernel(SDPBackend.MATH), uncompiled():
         yield
 
 
@@ -106,12 +127,49 @@ def derivatives(create_graph: bool, *given: Any) -> Iterator[list[Any]]:
         ...         print(x.is_inference(), copy.is_inference(), copy.square().requires_grad)
         True False False
     """
-    with _outside_inference(), torch.set_grad_enabled(create_graph):
+    eager = uncompiled() if create_graph else nullcontext()
+    with _outside_inference(), torch.set_grad_enabled(create_graph), eager:
         yield [_usable(a) for a in given]
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute products and convolutions of float32 in float32, whatever the process allows meanwhile.
+
+    Torch lets a GPU's convolutions, and with `torch.set_float32_matmul_precision("high")` its products as well, round
+    factors to the ten bits of TF32, and `torch.autocast` to those of bfloat16. Training bears that; a bound that is
+    violated by a thousandth, or a kernel whose smallest eigenvalue is a ten-thousandth, does not. Usable as a
+    decorator. The settings are the process's, and are as they were afterwards.
+
+    Example:
+        >>> torch.backends.cuda.matmul.fp32_precision = "tf32"
+        >>> with full_float32():
+        ...     torch.backends.cuda.matmul.fp32_precision
+        'ieee'
+        >>> torch.backends.cuda.matmul.fp32_precision
+        'tf32'
+        >>> torch.backends.cuda.matmul.fp32_precision = "none"
+    """
+    there: Any = torch.backends
+    computing = [there.cuda.matmul, there.cudnn.conv, there.cudnn.rnn, there.mkldnn.matmul, there.mkldnn.conv]
+    allowed = [part.fp32_precision for part in computing]
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            for part in computing:
+                part.fp32_precision = "ieee"
+            yield
+        finally:
+            for part, precision in zip(computing, allowed, strict=True):
+                part.fp32_precision = precision
 
 
 def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function that differentiates be called under `torch.inference_mode()`, as under `torch.no_grad()`.
+
+    It computes in full float32; see `full_float32`.
 
     Raises:
         ValueError: If an argument is a numpy array; the message names it.
@@ -129,7 +187,29 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
         for name, given in (*zip(names, args, strict=False), *kwargs.items()):
             if isinstance(given, np.ndarray):
                 check_tensor(given, name)
-        with _outside_inference():
+        with _outside_inference(), full_float32():
+            positional: Any = map(_usable, args)
+            named: Any = {name: _usable(a) for name, a in kwargs.items()}
+            return cast(Any, function)(*positional, **named)
+
+    return run
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that trains be called under `torch.no_grad()` and `torch.inference_mode()`.
+
+    Example:
+        >>> @with_gradients
+        ... def train():
+        ...     return (2 * torch.ones(1, requires_grad=True)).requires_grad
+        >>> with torch.no_grad():
+        ...     train()
+        True
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _outside_inference(), torch.enable_grad():
             positional: Any = map(_usable, args)
             named: Any = {name: _usable(a) for name, a in kwargs.items()}
             return cast(Any, function)(*positional, **named)

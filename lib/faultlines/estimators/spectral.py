@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.models.linearized import check_rows
 from faultlines.models.pixel_normalization import check_tensor
 
 
+@full_float32()
 def spectral_norm(m: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
     """Return the largest singular value of each matrix, from the eigenvalues of its smaller Gram matrix.
 
@@ -78,6 +80,7 @@ class Condition:
     value: float
 
 
+@full_float32()
 def gram_condition(x: Float[Tensor, "n d"], rule: Rule = "rank", value: float = 1e-10) -> Condition:
     r"""Return the condition number of $X X^\top$.
 
@@ -123,6 +126,7 @@ def gram_condition(x: Float[Tensor, "n d"], rule: Rule = "rank", value: float = 
     return Condition(kappa, rank, spectrum, rule, value)
 
 
+@full_float32()
 def amplification(x: Float[Tensor, "n d"], mapped: Float[Tensor, "n d"], tolerance: float) -> float:
     r"""Return the exponent $p$ with $\kappa(\tilde G) = \kappa(G)^p$ on the numerical rank of `x`.
 
@@ -179,6 +183,7 @@ def predicted_width(
     raise ValueError(f"version={version!r} is not one of 'v1', 'v2'")
 
 
+@full_float32()
 def kernel_condition(kernel: Float[Tensor, "n n"]) -> float:
     """Return the condition number of a symmetric kernel that is *not* a power of another: `eigvalsh` will do.
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from faultlines.estimators.curvature.hessian_vector import HessianProduct, Loss
 from faultlines.estimators.curvature.krylov import lanczos
+from faultlines.estimators.forward import full_float32
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class HessianTop:
     steps: int
 
 
+@full_float32()
 def hessian_top(
     model: nn.Module,
     x: Float[Tensor, "n ..."],
@@ -129,6 +131,7 @@ def hessian_top(
     return HessianTop(found.values[0], found.errors[0], found.vectors[0], found.lowest[0], found.steps)
 
 
+@full_float32()
 def hessian_trace(
     model: nn.Module,
     x: Float[Tensor, "n ..."],

@@ -21,10 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.estimators.ntk.ridge import KernelRidge, ridge_factor
 from faultlines.models.pixel_normalization import check_tensor
 
 
+@full_float32()
 def loo_influence(
     kernel: Float[Tensor, "n n"], test_kernel: Float[Tensor, "t n"], targets: Tensor, ridge: float
 ) -> Tensor:
@@ -152,6 +154,7 @@ class Sensitivity:
     change: float
 
 
+@full_float32()
 def influence_sensitivity(
     kernel: Float[Tensor, "n n"],
     moved: Float[Tensor, "n n"],

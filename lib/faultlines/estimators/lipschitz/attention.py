@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.estimators.lipschitz.heads import Heads, QueryBias
 from faultlines.estimators.spectral import spectral_norm
 from faultlines.models.attention import Attention
@@ -22,6 +23,7 @@ from faultlines.models.attention import Attention
 Compose = Literal["min", "sum", "concat"]
 
 
+@full_float32()
 def attention_bound(
     layer: Attention,
     x: Float[Tensor, "batch token dim"],

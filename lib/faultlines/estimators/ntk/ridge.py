@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.models.pixel_normalization import check_tensor
 
 
@@ -36,7 +39,7 @@ def check_ridge(ridge: float) -> None:
     Raises:
         ValueError: If it is no finite number of at least 0.
     """
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge={ridge!r} must be a finite number, at least 0")
 
 
@@ -90,6 +93,7 @@ class KernelRidge:
         tensor([0.5000])
     """
 
+    @full_float32()
     def __init__(self, kernel: Float[Tensor, "n n"], targets: Tensor, ridge: float) -> None:
         if len(targets) != len(kernel):
             raise ValueError(f"targets has {len(targets)} rows and kernel {len(kernel)}; they must agree")
@@ -97,11 +101,13 @@ class KernelRidge:
         columns = targets.to(kernel).reshape(len(kernel), -1)
         self.alpha = torch.cholesky_solve(columns, self.factor).reshape(targets.shape)
 
+    @full_float32()
     def __call__(self, kernel: Float[Tensor, "t n"]) -> Tensor:
         """Return predictions from the kernel of test against training rows."""
         return kernel @ self.alpha
 
 
+@full_float32()
 def match_ridge(kernel: Float[Tensor, "n n"], dimension: float) -> float:
     """Return the ridge at which a kernel has a given effective dimension.
 
@@ -131,6 +137,7 @@ def match_ridge(kernel: Float[Tensor, "n n"], dimension: float) -> float:
     return (low * high) ** 0.5
 
 
+@full_float32()
 def kernel_alignment(kernel: Float[Tensor, "n n"], targets: Float[Tensor, " n"]) -> float:
     r"""Return $y^\top K y / (\lVert K \rVert_F \lVert y \rVert^2)$ (Cristianini et al. 2001), in [0, 1].
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from faultlines.estimators.forward import full_float32
 from faultlines.estimators.ntk.ridge import KernelRidge, check_kernel, check_ridge, name_duplicates
 from faultlines.estimators.ntk.two_layer import kernels_by_width, relu_ntk
 
@@ -40,6 +41,7 @@ class WidthSweep:
     limit_least: float
 
 
+@full_float32()
 def width_sweep(
     train: Float[Tensor, "n d"],
     test: Float[Tensor, "t d"],

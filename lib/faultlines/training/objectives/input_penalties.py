@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.estimators.forward import explicit_attention
+from faultlines.models.inference import logits_of
 from faultlines.training.objectives.objective import Model, Objective, check_number
 
 
@@ -43,7 +44,8 @@ class InputGradient(Objective):
 
         def total(x: Tensor) -> Tensor:
             with explicit_attention():
-                return F.cross_entropy(model(x), y, reduction="sum")  # a sum, so that samples stay apart
+                # a sum, so that samples stay apart
+                return F.cross_entropy(logits_of(model(x)), y, reduction="sum")
 
         gradient, loss = gradient_and_value(total, x)
         loss = loss / len(x)
@@ -89,7 +91,7 @@ class CurvaturePenalty(Objective):
 
         def total(x: Tensor) -> Tensor:
             with explicit_attention():
-                return F.cross_entropy(model(x), y, reduction="sum")
+                return F.cross_entropy(logits_of(model(x)), y, reduction="sum")
 
         gradient, loss = gradient_and_value(total, x)
         z = gradient.detach().sign()
@@ -112,9 +114,9 @@ class MapSteadiness(Objective):
 
     It acts on what an explanation shows, the signed gradient $\nabla_x f_y$ of the logit of the sample's class, and not
     on the loss: the map at a sample and the map beside it are made to point the same way. The offset $h s$ has random
-    signs $s$, new in every step, from torch's global generator, which `fit` seeds. A vectorised call for several
-    networks at once has no such generator and is refused. Batch normalisation in training mode makes a sample's logit
-    depend on the others, and its gradient is then that of the batch's sum.
+    signs $s$, new in every step, from torch's global generator of the CPU, which `fit` seeds. A vectorised call for
+    several networks at once has no such generator and is refused. Batch normalisation in training mode makes a
+    sample's logit depend on the others, and its gradient is then that of the batch's sum.
 
     Costs two gradients in the input and a pass back through both, about five times cross-entropy. Attention stays in
     its explicit form, for a fused kernel has no second derivative.
@@ -147,10 +149,10 @@ class MapSteadiness(Objective):
 
         def own_class(x: Tensor) -> Tensor:
             with explicit_attention():
-                logits.append(model(x))
+                logits.append(logits_of(model(x)))
             return logits[-1].gather(1, y[:, None]).sum()
 
-        signs = 2.0 * torch.randint(0, 2, x.shape, device=x.device).to(x.dtype) - 1
+        signs = 2.0 * torch.randint(0, 2, x.shape).to(x) - 1  # the same on every device
         here, _ = gradient_and_value(own_class, x)
         beside, _ = gradient_and_value(own_class, x + self.step * signs)
         loss = F.cross_entropy(logits[0], y)
