@@ -1,5 +1,6 @@
 # make book   render the published results, run the chapters on the embedded data, and render the book again
-# make test   lint, types, unit tests, doctests, the smoke notebooks by strict nbval, and the built pages where there are any
+# make test   lint, types, unit tests and doctests with their coverage by room, the smoke notebooks by strict nbval, and
+#             the built pages where there are any
 # make bench  ratios against peers and floors
 # make clean  remove what was built, keep the environment
 
@@ -14,6 +15,8 @@ READY  := $(VENV)/.ready
 # one thread a worker: JOBS workers with a thread pool each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
+ROOMS := data models attacks estimators training studies reporting notebook runner book cli
+
 .PHONY: book test bench clean
 .DELETE_ON_ERROR:
 
@@ -27,7 +30,10 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright lib
 	$(BIN)/mypy
-	$(PYTEST)
+	COVERAGE_CORE=sysmon $(PYTEST) --cov --cov-report=
+	@echo "lines of each room that these tests ran, kernels and other processes not counted:"
+	@for room in $(ROOMS); do printf '%-12s%s %%\n' $$room \
+	  "$$($(BIN)/coverage report --format=total --include="lib/faultlines/$$room/*")"; done
 	$(PYTEST) --nbval tests/notebooks
 
 bench: $(READY)

@@ -20,7 +20,6 @@ from torch import nn
 from faultlines.data import load
 from faultlines.estimators.curvature import hessian_top
 from faultlines.models import CNN, MLP
-from faultlines.studies.network_curvature import CurvatureTrack
 from faultlines.training import CrossEntropy, InputGradient, fit, seeded
 from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
@@ -87,7 +86,9 @@ def training_rows(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
         "plain": lambda: epochs(CrossEntropy()),
         "gradient penalty": lambda: epochs(InputGradient(0.1)),
         "curvature penalty": lambda: epochs(CurvaturePenalty(0.1)),
-        "tracked on 256 samples": lambda: epochs(CrossEntropy(), (CurvatureTrack(x[:256], y[:256]),)),
+        "hessian_top on 256 samples": lambda: epochs(
+            CrossEntropy(), (lambda state: hessian_top(state.model, x[:256], y[:256]),)
+        ),
     }
     times = {name: [s / 2 for s in seconds] for name, seconds in interleaved(cases, 5).items()}
     return [

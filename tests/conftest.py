@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from hypothesis import settings
 from nbformat import NotebookNode
+from tests.toy_cells import closing, opening
 
 import faultlines
 from faultlines.notebook.chapters import Chapter
@@ -31,43 +32,26 @@ settings.load_profile("repeatable")
 LIBRARY = Path(faultlines.__file__).parent
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
-HEAD = """\
----
-jupytext:
-  text_representation: {extension: .md, format_name: myst}
-kernelspec: {name: python3, display_name: Python 3, language: python}
----
-"""
-
-TOY = """\
+FRONT = """\
 (toy-chapter)=
 # Toy
 
 The bound is {eq}`eq:sum`, see {ref}`the toy-chapter <toy-chapter>`.
 
 $$ a + b $$ (eq:sum)
+"""
 
-```{code-cell}
-from faultlines import notebook
-from faultlines.reporting import say
-
-notebook.begin()
-```
-
-```{code-cell}
-:tags: [parameters]
-
+PARAMETERS = """
 seeds: int = 5  # paired seeds [2..64]
 rates: list[float] = [0.1]  # rates [0..1]
 dataset: str = "digits"  # data set [data set]
 device: str = "auto"  # device [device]
 mode: str = "ok"  # what to do [ok | slow]
-```
+"""
 
-```{code-cell}
-notebook.check_parameters()
-```
-
+TOY = (
+    opening(PARAMETERS, front=FRONT)
+    + """
 ```{code-cell}
 total = seeds + 1
 ```
@@ -93,11 +77,9 @@ print(total)
 ```{code-cell}
 ledger.table()
 ```
-
-```{code-cell}
-notebook.record("toy", ledger)
-```
 """
+    + closing("toy")
+)
 
 RUNS = """\
 default: {purpose: embedded data, budget: seconds}
@@ -109,7 +91,8 @@ paper: {purpose: the paper's own, budget: hours}
 ROW = {
     "claim": "C1", "statement": "a sum $|s|$ is positive", "paper": "Theorem 1", "test": "above 0",
     "ours": "3 [1, 5]", "estimate": 3.0, "low": 1.0, "high": 5.0, "n": 5, "verdict": "holds", "cost_s": 1.0,
-    "figure": "toy-figure", "note": "",
+    "figure": "toy-figure", "note": "", "method": "Student t",
+    "confidence": 0.95, "direction": "above", "threshold": 0.0,
 }  # fmt: skip
 
 
@@ -117,7 +100,7 @@ ROW = {
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A checkout with one chapter that nobody has run."""
     (tmp_path / "chapters").mkdir()
-    (tmp_path / "chapters" / "toy.md").write_text(HEAD + TOY)
+    (tmp_path / "chapters" / "toy.md").write_text(TOY)
     (tmp_path / "runs.yml").write_text(RUNS)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: chapters/toy\n")
     (tmp_path / "intro.md").write_text("# Front\n")

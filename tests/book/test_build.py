@@ -13,13 +13,21 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from faultlines.book import build as book
 from faultlines.book import sphinx_extension
+from faultlines.book import sphinx_extension as book
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"toy-figure": "chapters/toy.html", "desk-toy-figure": "results/desk/toy.html"}
+
+
+PARTS = ("summary", "picture", "answers", "scoreboard")
+FRONT = (
+    "# Front\n\n## Parts\n\n"
+    + "\n\n".join(f"```{{include}} _generated/{part}.md\n```" for part in PARTS)
+    + "\n"
+)
 
 
 @pytest.fixture
@@ -31,7 +39,7 @@ def small(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     extensions.remove("sphinxcontrib.bibtex")
     del config["sphinx"]["config"]["bibtex_reference_style"]
     (checkout.root / "_config.yml").write_text(yaml.safe_dump(config))
-    (checkout.root / "intro.md").write_text("# Front\n\n```{include} _generated/scoreboard.md\n```\n")
+    (checkout.root / "intro.md").write_text(FRONT)
     (checkout.root / "costs.md").write_text("# Costs\n\n```{include} _generated/costs.md\n```\n")
     (checkout.root / "draft.md").write_text("# Draft\n")
     toc = checkout.root / "_toc.yml"
@@ -83,7 +91,7 @@ def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]
 
     again = plain(small, "-n", "-W", "--keep-going")
     assert re.search(r"0 added, 0 changed, 0 removed", again), again
-    assert book.build(small) == small.build / "html" / "index.html"
+    assert sphinx_extension.build(small) == small.build / "html" / "index.html"
     assert rendered(small) == pages
 
 
@@ -112,14 +120,14 @@ def jupyter_book(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str
 def test_a_build_that_writes_no_page_is_an_error(checkout: Project, jupyter_book: Callable) -> None:
     calls = jupyter_book(["index", "intro"])
     with pytest.raises(RuntimeError, match="wrote no page for chapters/toy"):
-        book.build(checkout)
+        sphinx_extension.build(checkout)
     assert {"-n", "-W", "--keep-going"} <= set(calls[0])
 
 
 def test_a_warning_is_shown(checkout: Project, jupyter_book: Callable) -> None:
     jupyter_book(["index", "intro", "chapters/toy"], "reading\nintro.md:3: WARNING: no such label\ndone\n", 1)
     with pytest.raises(RuntimeError, match=r"did not build .*\nintro\.md:3: WARNING: no such label$"):
-        book.build(checkout)
+        sphinx_extension.build(checkout)
 
 
 @pytest.mark.parametrize(

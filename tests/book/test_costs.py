@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faultlines.book.measured import COSTS, costs_page
-from faultlines.notebook.energy import read_counters, spent
 from faultlines.notebook.freshness import Freshness
+from faultlines.notebook.kernel import read_counters, spent
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 

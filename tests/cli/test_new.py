@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jupytext
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from faultlines.book.scoreboard import read_answers, toc_pages
+from faultlines.book.answers import read_answers
+from faultlines.book.scoreboard import toc_pages
 from faultlines.cli.main import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import freshness
@@ -29,7 +34,7 @@ def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
     chapter = Chapter.all(checkout)["fault-lines"]
     assert jupytext.writes(chapter.notebook(), fmt="md:myst") == chapter.path.read_text()
     assert toc_pages(checkout) == ["intro", "chapters/toy", "chapters/fault-lines"]
-    assert read_answers(checkout) == {"fault-lines": "The mean is above zero ({C1})."}
+    assert read_answers(checkout)["fault-lines"].claims == {"C1": "The mean is above zero"}
     assert all(parameter.comment and parameter.allowed for parameter in chapter.parameters)
     status, _, err = call("run", "fault-lines", "-p", "spread=0.1")
     assert status == 0, err
@@ -38,6 +43,28 @@ def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
     assert (state.name, [row["verdict"] for row in state.result.ledger]) == ("fresh", ["holds"])
     shown = json.dumps(state.result.notebook().cells)
     assert "image/png" in shown and "The mean over 5 seeds is" in shown
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--nbval",
+        str(state.result.path),
+    ]
+    again = subprocess.run(words, capture_output=True, text=True, cwd=checkout.root)
+    assert again.returncode == 0, again.stdout  # what need not show the same is marked
+
+
+def test_a_new_chapter_is_as_a_sync_leaves_it(checkout: Project) -> None:
+    shutil.copy(Path(__file__).resolve().parents[2] / "jupytext.toml", checkout.root)
+    assert call("new", "fault-lines")[0] == 0
+    path = checkout.chapters / "fault-lines.md"
+    written = path.read_text()
+    assert "jupytext_version" not in written
+    subprocess.run([sys.executable, "-m", "jupytext", "--sync", str(path)], check=True, capture_output=True)
+    assert path.read_text() == written
 
 
 @pytest.mark.parametrize("name", ["toy", "Toy", "../x", "", "a b", "a--b", "9"])

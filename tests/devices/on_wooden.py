@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faultlines import attacks, data, estimators, models, studies, training
+from faultlines.data import image_files
 from faultlines.estimators.attribution.methods import METHODS
 from faultlines.models.transformer_blocks import MECHANISMS
+from faultlines.training.group_batches import as_batch
 
 ROOMS = ("data", "models", "attacks", "estimators", "training", "studies")
 Case = Callable[[Any], Any]
@@ -626,6 +628,27 @@ def test_same_on_another_device(name, device):
         found = numbers(CASES[name](device))
     assert computed
     assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+STAYING = {
+    "training.ERM": training.ERM(), "training.JTT": training.JTT(first=0.5), "training.GroupDRO": training.GroupDRO(),
+    "training.EX2L": training.EX2L(warmup=0, ramp=0), "training.MaskOracle": training.MaskOracle(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_same_on_another_device_where_pictures_stay(name, device, monkeypatch, tmp_path):
+    """More pixels than memory of a card stay where they are, and batches move."""
+    monkeypatch.setattr(image_files, "IN_MEMORY", 1000)
+    monkeypatch.setenv("FAULTLINES_CHECKPOINTS", str(tmp_path))
+    whole, _ = as_batch(GROUPS.train, device)
+    assert whole.x.device == CPU and whole.y.device.type == device.type
+    torch.manual_seed(0)
+    expected = numbers(grouped(CPU, STAYING[name]))
+    monkeypatch.setenv("FAULTLINES_CHECKPOINTS", str(tmp_path / "another"))
+    found = numbers(grouped(device, STAYING[name]))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 

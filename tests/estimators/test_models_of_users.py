@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,19 +11,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from faultlines.attacks import ExplanationPGD, TopK
 from faultlines.estimators import (
+    attention_focus,
     attribute,
     empirical_ntk,
+    finite_relu_ntk,
     grad_cam,
     hessian_top,
     hessian_trace,
     input_curvature,
     jacobian_norm,
+    layer_gradients,
+    layer_lipschitz,
     local_lipschitz,
     logit_jacobian_norm,
     logits_and_maps,
+    loo_influence,
     margin_gradient,
+    relu_ntk,
 )
+from faultlines.models import ViT, record, record_attention
 from faultlines.training import InputGradient
 from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
@@ -184,6 +193,180 @@ def test_a_compiled_network_is_the_original(name):
     torch.testing.assert_close(grad_cam(compiled, X, Y, layer="0"), grad_cam(model, X, Y, layer="0"))
 
 
+def in_place(model, backend):
+    model.compile(backend=backend)
+    return model
+
+
+def in_part(model, backend):
+    model[0] = torch.compile(model[0], backend=backend)
+    return model
+
+
+COMPILED = {
+    "whole": lambda model, backend: torch.compile(model, backend=backend),
+    "in place": in_place,
+    "in part": in_part,
+}
+EXPLAIN = partial(attribute, method="gradient", create_graph=True)
+"""What takes a second derivative, or sets hooks."""
+TWICE = {
+    "hessian_top": ESTIMATORS["hessian_top"],
+    "hessian_trace": ESTIMATORS["hessian_trace"],
+    "input_curvature": ESTIMATORS["input_curvature"],
+    "grad_cam": lambda model, x: grad_cam(model, x, Y, layer="0"),
+    "gradient": lambda model, x: attribute(model, x.clone().requires_grad_(), Y, create_graph=True).detach(),
+    "InputGradient": lambda model, x: InputGradient(1.0)(model, x, Y)[0].detach(),
+    "CurvaturePenalty": lambda model, x: CurvaturePenalty(1.0, step=None)(model, x, Y)[0].detach(),
+    "explanation attack": lambda model, x: (
+        ExplanationPGD(EXPLAIN, TopK(5), eps=0.1, steps=2)(model, x, Y).x_adv
+    ),
+    "explanation attack through softplus": lambda model, x: (
+        ExplanationPGD(EXPLAIN, "cosine", eps=0.1, steps=2, surrogate_beta=20.0)(model, x, Y).x_adv
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+@pytest.mark.parametrize("name", TWICE)
+def test_a_compiled_network_has_second_derivatives(name, kind):
+    model = convolutional()
+    expected = TWICE[name](model, X)
+    torch._dynamo.reset()
+    torch.testing.assert_close(TWICE[name](COMPILED[kind](convolutional(), "aot_eager"), X), expected)
+
+
+def test_a_layer_may_be_named_as_the_compiled_network_names_it():
+    compiled = torch.compile(convolutional(), backend="eager")
+    name = next(name for name, layer in compiled.named_modules() if isinstance(layer, nn.Conv2d))
+    assert name.startswith("_orig_mod.")
+    torch.testing.assert_close(
+        grad_cam(compiled, X, Y, layer=name), grad_cam(convolutional(), X, Y, layer="0")
+    )
+
+
+TRANSFORMER = {
+    "image_size": 8,
+    "patch_size": 4,
+    "channels": 1,
+    "classes": 3,
+    "dim": 8,
+    "depth": 2,
+    "heads": 2,
+}
+INSIDE = torch.arange(64).view(1, 8, 8).expand(4, 8, 8) % 3 == 0
+OF_MAPS = {
+    "raw_attention": lambda model, x: attribute(model, x, Y, "raw_attention"),
+    "rollout": lambda model, x: attribute(model, x, Y, "rollout"),
+    "gradient_rollout": lambda model, x: attribute(model, x, Y, "gradient_rollout"),
+    "attention_focus": lambda model, x: attention_focus(model, x, INSIDE),
+    "layer_gradients": lambda model, x: layer_gradients(model, x).frobenius,
+    "grad_cam": lambda model, x: grad_cam(model, x, Y, layer="inner.patch"),
+}
+
+
+class Handed(nn.Module):
+    """A transformer, and what is done to its logits."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.form = ViT(**TRANSFORMER), form
+        self.pool = self.inner.pool
+
+    def forward(self, x):
+        return self.form(self.inner(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_of_a_model_that_returns_more_than_logits(name, form):
+    found = OF_MAPS[name](Handed(FORMS[form]).eval(), X)
+    torch.testing.assert_close(found, OF_MAPS[name](Handed(lambda z: z).eval(), X))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(0.5), nn.BatchNorm1d(3), nn.RReLU()], ids=lambda layer: type(layer).__name__
+)
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_are_refused_in_training_mode_and_move_nothing(name, layer):
+    model = Handed(layer).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"in training mode, .*call model.eval\(\) first"):
+        OF_MAPS[name](model, X)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_of_a_model_that_draws_are_refused(name):
+    with pytest.raises(ValueError, match="draws random numbers"):
+        OF_MAPS[name](Handed(lambda z: F.dropout(z, 0.5)).eval(), X)
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_of_inputs_of_another_precision_are_named(name):
+    with pytest.raises(ValueError, match=r"x has dtype torch.float64, the model's weights torch.float32"):
+        OF_MAPS[name](Handed(lambda z: z).eval(), X.double())
+
+
+@pytest.mark.parametrize(
+    "change", [nn.Dropout(0.5, inplace=True), lambda maps: maps.mul_(0)], ids=["dropout", "product"]
+)
+def test_a_map_that_is_changed_in_place_behind_the_record_is_refused(change):
+    class Mine(nn.Module):
+        def forward(self, x):
+            maps = x.softmax(dim=-1)
+            record_attention(maps)
+            return change(maps)
+
+    with pytest.raises(ValueError, match="changed in place after it was recorded"), record():
+        Mine()(X)
+    with torch.inference_mode(), record() as tape:
+        nn.Identity()(record_attention(X.softmax(dim=-1)))
+    assert len(tape.maps) == 1
+
+
+def test_readings_of_a_network_without_blocks_are_named():
+    with pytest.raises(ValueError, match="need a model with tokens and blocks"):
+        layer_lipschitz(convolutional(), X, 0.1)
+
+
+SCALARS = {
+    "smoothgrad": lambda n, x: attribute(convolutional(), X, n(1), "smoothgrad", samples=n(3), chunk=n(4)),
+    "integrated_gradients": lambda n, x: attribute(
+        convolutional(), X, n(1), "integrated_gradients", steps=n(4)
+    ),
+    "jacobian_norm": lambda n, x: jacobian_norm(convolutional(), X, steps=n(5), tol=x(0.01)),
+    "local_lipschitz": lambda n, x: (
+        local_lipschitz(convolutional(), X, x(0.125), directions=n(2), ascent_steps=n(2)).ascent
+    ),
+    "input_curvature": lambda n, x: input_curvature(convolutional(), X, Y, steps=n(4), chunk_size=n(3)).norm,
+    "hessian_top": lambda n, x: (
+        hessian_top(convolutional(), X, Y, k=n(1), steps=n(9), chunk_size=n(3)).values
+    ),
+    "hessian_trace": lambda n, x: hessian_trace(convolutional(), X, Y, probes=n(2), chunk_size=n(3)).mean,
+    "empirical_ntk": lambda n, x: empirical_ntk(convolutional(), X, chunk=n(3)),
+    "relu_ntk": lambda n, x: relu_ntk(X.flatten(1), block=n(3)),
+    "finite_relu_ntk": lambda n, x: finite_relu_ntk(X.flatten(1), weight=X.flatten(1), block=n(3)),
+    "loo_influence": lambda n, x: loo_influence(
+        X.flatten(1) @ X.flatten(1).T,
+        X.flatten(1)[:2] @ X.flatten(1).T,
+        Y.float(),
+        x(0.125),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_numbers_of_numpy_are_numbers(name):
+    import numpy as np
+
+    expected = SCALARS[name](int, float)
+    for kinds in ((np.int64, np.float64), (np.int32, np.float32)):
+        found = SCALARS[name](*kinds)
+        torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-4, atol=1e-6)
+
+
 CHUNKED = {
     "class weights": lambda z, y: F.cross_entropy(z, y, weight=torch.tensor([1.0, 5.0, 0.2]).to(z)),
     "sum": lambda z, y: F.cross_entropy(z, y, reduction="sum"),
@@ -209,6 +392,18 @@ def test_ignored_targets_do_not_matter_in_chunks():
 def test_a_loss_that_does_not_split_is_refused():
     with pytest.raises(ValueError, match="chunk_size=2 would change the value"):
         hessian_top(convolutional(), X, Y, loss=lambda z, y: F.cross_entropy(z, y).square(), chunk_size=2)
+
+
+def of_samples(statistic):
+    return lambda z, y: statistic(F.cross_entropy(z, y, reduction="none"))
+
+
+@pytest.mark.parametrize("statistic", [torch.max, torch.median, lambda v: v.logsumexp(0), torch.min])
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+def test_a_loss_that_looks_at_some_samples_is_refused_in_chunks(statistic, chunk_size):
+    for sharpness in (hessian_top, hessian_trace):
+        with pytest.raises(ValueError, match=f"chunk_size={chunk_size} would change the value"):
+            sharpness(convolutional(), X, Y, loss=of_samples(statistic), chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 12, 256])

@@ -7,15 +7,108 @@ import math
 import pytest
 import torch
 
+from faultlines.attacks import Cosine, MassCentre, Spearman, TopK
 from faultlines.estimators import (
+    finite_relu_ntk,
     flip_rate,
+    foreground_energy,
+    hoyer_sparsity,
     loo_influence,
+    map_coverage,
+    margin_radius,
     most_influential,
+    normalize_map,
     rank_correlation,
     relu_ntk,
     top_overlap,
 )
 from faultlines.estimators.similarity import kendall_tau, spearman
+from faultlines.training import map_similarity
+from faultlines.training.objectives.domain_generalisation import coral, irm_penalty
+
+LOW = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+INSIDE = torch.arange(36).view(1, 6, 6).expand(3, 6, 6) % 3 == 0
+LABELS = torch.arange(8) % 3
+"""Statistics of maps, features, logits and rows, with the shapes that they take."""
+STATISTICS = {
+    **{
+        f"similarity {kind}": (lambda a, b, kind=kind: map_similarity(a, b, kind), [(3, 6, 6), (3, 6, 6)])
+        for kind in ("cosine", "centred_cosine", "mae", "ssim")
+    },
+    **{
+        f"normalised {kind}": (lambda a, kind=kind: normalize_map(a, kind), [(3, 6, 6)])
+        for kind in ("none", "minmax", "l1", "l2")
+    },
+    "hoyer": (lambda a: hoyer_sparsity(a.abs()), [(3, 6, 6)]),
+    "coverage": (lambda a: map_coverage(a.abs()), [(3, 6, 6)]),
+    "energy": (lambda a: foreground_energy(a.abs(), INSIDE), [(3, 6, 6)]),
+    "coral": (coral, [(8, 5), (9, 5)]),
+    "irm": (lambda z: irm_penalty(z, LABELS), [(8, 3)]),
+    **{
+        f"criterion {criterion.name}": (
+            lambda a, b, criterion=criterion: criterion.score(b, criterion.reference(a)), [(3, 6, 6), (3, 6, 6)],
+        )
+        for criterion in (Cosine(), Spearman(), MassCentre(), TopK(5))
+    },
+    "relu ntk": (relu_ntk, [(6, 5)]),
+    "relu ntk of both layers": (lambda a: relu_ntk(a, train="both"), [(6, 5)]),
+    "finite ntk": (lambda a: finite_relu_ntk(a, weight=draw(64, 5, seed=3).to(a.dtype)), [(6, 5)]),
+    "margin radius": (lambda z: margin_radius(z, 2.0), [(5, 4)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("offset", [0, 5])
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1, 100, 1e4])
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_statistic_is_that_of_float64_in_every_precision_and_size(name, size, offset, dtype):
+    statistic, shapes = STATISTICS[name]
+    given = [
+        (size * (draw(*shape, seed=i) + offset)).to(dtype) for i, shape in enumerate(shapes)
+    ]  # offsets common to all
+    if not all(value.isfinite().all() for value in given):
+        pytest.skip("the numbers themselves are too large for the precision")
+    expected, found = statistic(*(value.double() for value in given)), statistic(*given)
+    # what the result's own precision cannot hold is infinite, and never NaN or a finite number
+    expected = expected.to(found.dtype).double()
+    torch.testing.assert_close(
+        found.double(), expected, rtol=LOW[dtype], atol=LOW[dtype] * float(expected[expected.isfinite()].abs().max())
+        if expected.isfinite().any() else 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pixels", [300, 3000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ranks_of_many_pixels_in_half_precision(pixels, dtype):
+    a, b = (draw(2, 1, pixels, seed=seed).to(dtype) for seed in (0, 1))
+    criterion = Spearman()
+    found = criterion.score(b, criterion.reference(a)).double()
+    torch.testing.assert_close(
+        found, spearman(a.double().flatten(1), b.double().flatten(1)), rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("criterion", [Cosine(), Spearman(), MassCentre(), TopK(5)], ids=lambda c: c.name)
+def test_a_map_that_holds_nan_has_no_likeness(criterion):
+    clean, moved = draw(2, 6, 6), draw(2, 6, 6, seed=1)
+    moved[1, 2, 3] = torch.nan
+    assert criterion.score(moved, criterion.reference(clean)).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "centred_cosine", "mae", "ssim"])
+def test_a_map_that_holds_nan_is_like_none(kind):
+    a, b = draw(2, 8, 8).abs(), draw(2, 8, 8, seed=1).abs()
+    b[1, 2, 3] = torch.nan
+    assert map_similarity(a, b, kind).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["minmax", "l1", "l2"])
+def test_a_map_that_holds_nan_is_not_empty(kind):
+    maps = draw(3, 8, 8)
+    maps[1, 2, 3], maps[2] = torch.nan, 0
+    found = normalize_map(maps, kind)
+    assert found.isnan().flatten(1).any(dim=1).tolist() == [False, True, False]
+    assert not found[2].any()
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

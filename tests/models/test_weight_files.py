@@ -6,6 +6,9 @@ import argparse
 import json
 import pickle
 import struct
+import threading
+import time
+import warnings
 import zipfile
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from faultlines.models import ResNet, convert_checkpoint, load_clip
-from faultlines.models.weight_files import read_state
+from faultlines.models.weight_files import alone, read_state
 
 STATE = {"conv1.weight": torch.rand(4, 3)}
 
@@ -132,3 +135,30 @@ def test_whole_files_are_read(tmp_path):
     save_file(STATE, tmp_path / "a.safetensors")
     for path in tmp_path.iterdir():
         assert torch.equal(read_state(path)["conv1.weight"], STATE["conv1.weight"])
+
+
+def test_one_at_a_time_holds_a_file_however_many_wait(tmp_path):
+    """Who waited for a lock that its holder deletes must not share the file with who comes after."""
+    path, inside, most, done = tmp_path / "run.pt", [], [], []
+
+    def work(number):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(5):
+                with alone(path):
+                    inside.append(number)
+                    most.append(len(inside))
+                    time.sleep(0.002)
+                    inside.remove(number)
+        done.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(done) == list(range(6)) and set(most) == {1}
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="of the work itself"), alone(path):
+        raise FileNotFoundError("of the work itself")
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,11 @@ def test_half_a_notebook_is_unreadable_and_says_so(put: Callable[..., Path]) -> 
     with pytest.raises(UnreadableError, match="merge conflict"):
         read_result(path)
     assert read_result(path.with_name("nothing.ipynb")) is None
+    path.with_name("folder.ipynb").mkdir()
+    path.with_name("link.ipynb").symlink_to(path.with_name("nothing.ipynb"))
+    for name, reason in (("folder", "it is a folder"), ("link", "it is a link to nothing")):
+        with pytest.raises(UnreadableError, match=reason):
+            read_result(path.with_name(f"{name}.ipynb"))
 
 
 ODD: dict[str, Callable[[dict], Any]] = {

@@ -10,7 +10,7 @@ from scipy import stats
 
 from faultlines.reporting import Interval, Ledger, largest, mean_interval, pool
 from faultlines.reporting.ledger import MIME
-from faultlines.reporting.pooling import standard_error
+from faultlines.reporting.verdicts import standard_error
 
 RULE = {"claim": "C1", "direction": "below", "threshold": 0.0, "verdict": "holds"}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from tests.toy_cells import closing, opening
 
 import faultlines
 from faultlines.notebook.chapters import Chapter, code_cells
@@ -25,37 +26,15 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
 from faultlines.runner.local_pool import threads_each
 
-HEAD = """\
----
-jupytext:
-  text_representation: {extension: .md, format_name: myst}
-kernelspec: {name: python3, display_name: Python 3, language: python}
----
-
-# A chapter
-
-```{code-cell}
-from faultlines import notebook
-from faultlines.reporting import say
-
-notebook.begin()
-```
-
-```{code-cell}
-:tags: [parameters]
-
-seeds: int = 5  # paired seeds [2..64]
-```
-
-```{code-cell}
-notebook.check_parameters()
-```
-
+HEAD = (
+    opening("seeds: int = 5  # paired seeds [2..64]")
+    + """
 ```{code-cell}
 import os
 print(os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"], seeds)
 ```
 """
+)
 
 GOOD = """
 Some prose.
@@ -85,10 +64,6 @@ ledger.table()
 
 ```{code-cell}
 say("Of {{images}} images {{share}}, in the mean {{mean}}: {{C1-verdict}}.")
-```
-
-```{code-cell}
-notebook.record("good", ledger)
 ```
 """
 
@@ -148,7 +123,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     library = root / "lib" / "faultlines"
     shutil.copytree(Path(faultlines.__file__).parent, library, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "chapters").mkdir()
-    for name, body in {"good": GOOD, "raises": RAISES, "dies": DIES}.items():
+    for name, body in {"good": GOOD + closing("good"), "raises": RAISES, "dies": DIES}.items():
         (root / "chapters" / f"{name}.md").write_text(HEAD + body)
     (root / "runs.yml").write_text(RUNS)
     (root / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: chapters/good\n")

@@ -12,11 +12,10 @@ import pytest
 
 from faultlines.cli.status import jobs_table, sweeps_table
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.checkpoints import forget, take_up
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.task import Task, code_of, forget, take_up
 from faultlines.runner import job
 from faultlines.runner.job import JobSpec, changed_since, execute
 from faultlines.runner.job_lock import lock_file, locked
@@ -100,6 +99,16 @@ def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
+    host = socket.gethostname()
+    killed, writing, remote = (
+        dead.working(checkout).with_name(f".toy.ipynb.{who}.tmp")
+        for who in (f"{gone()}@{host}", f"{os.getpid()}@{host}", f"{gone()}@another-machine")
+    )
+    half = JobStatus.path(checkout, Task(toy, "paper"))
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_text('{"chapter": "to')
+    for path in (killed, writing, remote):
+        path.touch()
     with locked(lock_file(JobStatus.path(checkout, alive)), lambda: None):
         clear_leftovers(checkout)
         assert [path.exists() for path in left["default"]] == [False, True, False]
@@ -107,6 +116,7 @@ def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
         assert lock_file(JobStatus.path(checkout, alive)).exists()
     assert not lock_file(JobStatus.path(checkout, dead)).exists()
     assert (old.exists(), young.exists()) == (False, True)
+    assert [path.exists() for path in (killed, writing, remote, half)] == [False, True, True, False]
 
 
 HOLDER = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from tests.toy_cells import closing, opening
 
 import faultlines
 from faultlines.notebook.chapters import Chapter
@@ -19,32 +20,11 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
 from faultlines.runner.restamp import restamp
 
-CHAPTER = """\
----
-jupytext:
-  text_representation: {extension: .md, format_name: myst}
-kernelspec: {name: python3, display_name: Python 3, language: python}
----
-
-# A chapter
-
-```{code-cell}
-from faultlines import notebook
-from faultlines.reporting import Ledger, mean_interval, quote_numbers, say
-
-notebook.begin()
-```
-
-```{code-cell}
-:tags: [parameters]
-
-seeds: int = 5  # paired seeds [2..64]
-```
-
-```{code-cell}
-notebook.check_parameters()
-```
-
+CHAPTER = (
+    opening(
+        "seeds: int = 5  # paired seeds [2..64]", from_reporting="Ledger, mean_interval, quote_numbers, say"
+    )
+    + """
 ```{code-cell}
 import time
 
@@ -61,11 +41,9 @@ ledger.table()
 ```{code-cell}
 say("It is {{C1-ours}}.")
 ```
-
-```{code-cell}
-notebook.record("good", ledger)
-```
 """
+    + closing("good")
+)
 
 
 class Checkout:

@@ -68,6 +68,14 @@ def test_likeness_of_others_agrees_with_scipy_over_all_pairs():
         )
 
 
+def test_a_constant_map_is_like_an_equal_one_and_like_no_other():
+    levels = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 2, 2)
+    everyone, _ = likeness_of_others(
+        torch.cat([levels, torch.arange(4.0).view(1, 2, 2)]), torch.zeros(4).long()
+    )
+    assert everyone.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0])
+
+
 def test_a_map_that_never_changes_has_no_corrected_robustness(batch):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     x, y = batch[0], torch.zeros(6, dtype=torch.long)  # one class, one map

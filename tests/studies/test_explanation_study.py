@@ -14,7 +14,7 @@ from faultlines.estimators import attribute
 from faultlines.models import MLP
 from faultlines.studies import Budget, ExplanationStudy
 from faultlines.studies.explanation_robustness import explanation_outcome
-from faultlines.studies.network_curvature import network_traits
+from faultlines.studies.explanation_study import network_traits
 from faultlines.training import seeded
 
 BUDGET = Budget(eps=0.1, steps=3, k=4)

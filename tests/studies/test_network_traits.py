@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from faultlines.models import MLP
-from faultlines.studies.network_curvature import network_traits
+from faultlines.studies.explanation_study import network_traits
 from faultlines.training import seeded
 
 SHAPE = {"image_shape": (1, 3, 3), "classes": 3, "widths": (8,)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,33 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from faultlines.training import Arm, Cell, CropFlip, CrossEntropy, choose_device, fit, fit_ensemble, seeded
+from faultlines.data.spurious import spurious_benchmark
+from faultlines.training import (
+    CORAL,
+    ERM,
+    EX2L,
+    IRM,
+    JTT,
+    Adversarial,
+    Arm,
+    Cell,
+    CropFlip,
+    CrossEntropy,
+    GroupDRO,
+    InputGradient,
+    MapSteadiness,
+    MaskOracle,
+    Mixup,
+    Reweighting,
+    choose_device,
+    fit,
+    fit_ensemble,
+    fit_groups,
+    seeded,
+)
+from faultlines.training.groups import score
 from faultlines.training.matched_loss import fit_matched
+from faultlines.training.objectives.input_penalties import CurvaturePenalty
 
 X = torch.rand(41, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(41) % 3
@@ -113,6 +139,186 @@ def test_a_last_batch_of_one_with_statistics_is_trained_on(train):
 
     train(X, Y, make, batch_size=20)
     train(X, Y, net, batch_size=20)
+
+
+FORMS = {
+    "tuple": lambda z: (z, None),
+    "mapping": lambda z: {"logits": z, "loss": z.sum()},
+    "object": lambda z: SimpleNamespace(logits=z),
+}
+OBJECTIVES = {
+    "cross-entropy": CrossEntropy(),
+    "adversarial": Adversarial(0.1, steps=1),
+    "input gradient": InputGradient(0.1),
+    "curvature": CurvaturePenalty(0.1),
+    "steadiness": MapSteadiness(0.1),
+}
+
+
+class Wrapped(nn.Module):
+    """Hands its logits on in another form."""
+
+    def __init__(self, form, model):
+        super().__init__()
+        self.model, self.form = model, form
+
+    def forward(self, x):
+        return self.form(self.model(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_logits_in_another_form_are_trained_on(objective, form):
+    settings = {"objective": OBJECTIVES[objective], "validation": (X, Y), "stop_at_loss": 1e-3, "epochs": 2}
+    found = with_fit(X, Y, lambda: Wrapped(FORMS[form], net()), **settings)
+    expected = with_fit(X, Y, lambda: Wrapped(lambda z: z, net()), **settings)
+    for name in ("loss", "training_loss", "validation_loss", "validation_accuracy"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("train", [with_ensemble, at_once, matched], ids=lambda f: f.__name__)
+def test_logits_in_another_form_are_trained_on_at_once(train, form):
+    found = train(X, Y, lambda: Wrapped(FORMS[form], net()))
+    if train is not matched:
+        assert torch.equal(found(X), train(X, Y)(X))
+
+
+@EVERY
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_autograd_mode_of_the_caller_does_not_matter(train, mode):
+    x, y, model = X, Y, seeded(net, 0)
+    with mode():
+        if train is with_fit:
+            fit(model, x.clone(), y.clone(), epochs=1, batch_size=16)
+        else:
+            train(x.clone(), y.clone())
+    if train is with_fit:
+        expected = seeded(net, 0)
+        fit(expected, x, y, epochs=1, batch_size=16)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+def test_weights_made_in_inference_mode_are_named():
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match="weights were made under"),
+    ):
+        fit(net(), X, Y, epochs=1, batch_size=16)
+
+
+NUMBERS = {
+    "epochs": np.int64(2), "batch_size": np.int64(16), "lr": np.float32(0.125), "weight_decay": np.float64(0.5),
+    "warmup": np.float32(0.25), "grad_clip": np.float32(1), "seed": np.int32(3), "momentum": np.float16(0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy_are_numbers(name):
+    given, plain = {name: NUMBERS[name]}, {name: NUMBERS[name].item()}
+    assert with_fit(X, Y, **given).loss == with_fit(X, Y, **plain).loss
+
+
+def test_seeds_and_cells_of_numpy():
+    seeds = np.arange(2)
+    assert [run.seed for run in fit_matched(
+        net, X, Y, cells=[Cell(np.float32(0.125), np.int64(16))], seeds=seeds, stop_at_loss=1e-3, epochs=1,
+        stop_every=np.int64(2),
+    )] == [0, 1]  # fmt: skip
+    found, expected = (with_ensemble(X, Y, seeds=given) for given in (seeds, [0, 1]))
+    assert torch.equal(found(X), expected(X))
+
+
+# group data
+
+
+GROUPS = spurious_benchmark("m2m_hard", n_train=2, n_validation=1, n_test=1, size=32)
+GROUP_OBJECTIVES = {
+    "erm": ERM(), "reweighting": Reweighting(), "dro": GroupDRO(), "jtt": JTT(), "coral": CORAL(), "irm": IRM(),
+    "mixup": Mixup(), "mask": MaskOracle(warmup=0, ramp=0), "ex2l": EX2L(warmup=0, ramp=0),
+}  # fmt: skip
+
+
+class GroupNet(nn.Module):
+    """A network that averages its features, whatever it hands its logits on in."""
+
+    def __init__(self, classes, form=lambda z: z, norm=False):
+        super().__init__()
+        self.features, self.form = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()), form
+        self.norm, self.head = nn.BatchNorm1d(4) if norm else nn.Identity(), nn.Linear(4, classes)
+
+    def forward(self, x):
+        return self.form(self.head(self.norm(self.features(x).mean(dim=(2, 3)))))
+
+
+def with_groups(data=GROUPS.train, make=GroupNet, **settings):
+    options = {"epochs": 1, "batch_size": 8, "device": "cpu", "validation": {"held": GROUPS.validation}}
+    return fit_groups(make, data, **(options | settings)).history
+
+
+def group_data(**changed):
+    kept = {name: getattr(GROUPS.train, name) for name in ("x", "y", "c", "mask")}
+    return SimpleNamespace(**(kept | changed))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("objective", GROUP_OBJECTIVES)
+def test_logits_in_another_form_are_trained_on_by_groups(objective, form):
+    found = with_groups(objective=GROUP_OBJECTIVES[objective], make=lambda k: GroupNet(k, FORMS[form]))
+    expected = with_groups(objective=GROUP_OBJECTIVES[objective])
+    assert (found.loss, found.worst) == (expected.loss, expected.worst)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_group_images_get_the_precision_of_the_model(dtype):
+    with_groups(group_data(x=GROUPS.train.x.to(dtype)))
+    with_groups(make=lambda k: GroupNet(k).to(torch.float64), objective=JTT())
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_group_labels_of_every_integer(dtype):
+    data = group_data(y=GROUPS.train.y.to(dtype), c=GROUPS.train.c.to(dtype))
+    assert (
+        with_groups(data, objective=GroupDRO()).loss == with_groups(group_data(), objective=GroupDRO()).loss
+    )
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_last_batch_of_one_is_refused_for_groups_too(batch_size, loaded):
+    d = GROUPS.train
+    assert len(d.y) % 5 == 1 or batch_size == 1
+    data = DataLoader(TensorDataset(d.x, d.y, d.c), batch_size=batch_size) if loaded else d
+    with pytest.raises(
+        ValueError, match=f"batch_size={batch_size} leaves a batch of one of {len(d.y)} samples"
+    ):
+        with_groups(data, lambda k: GroupNet(k, norm=True), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_groups_are_trained_on_in_any_mode(mode):
+    with mode():
+        found = with_groups().loss
+    assert found == with_groups().loss
+
+
+def test_a_network_that_answers_nan_has_no_accuracy():
+    class Broken(GroupNet):
+        def forward(self, x):
+            return super().forward(x) / (1 if self.training else 0) * 0
+
+    with pytest.raises(ValueError, match="answers NaN to"):
+        score(Broken(2).eval(), GROUPS.validation, torch.device("cpu"))
+    with pytest.raises(FloatingPointError, match=r"answers NaN to .* of 'held'"):
+        with_groups(make=Broken)
+
+
+def test_nan_is_no_accuracy_of_a_classifier():
+    class Broken(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)) + (0 if self.training else torch.nan)
+
+    assert np.isnan(with_fit(X, Y, lambda: Broken(64, 3), validation=(X, Y)).validation_accuracy).all()
 
 
 # loaders

@@ -18,7 +18,6 @@ from faultlines.training import (
     fit_ensemble,
     seeded,
 )
-from faultlines.training.objectives.jasmin import MapEntropy
 
 ARMS = {
     "baseline": CrossEntropy(),
@@ -27,7 +26,6 @@ ARMS = {
     "jasmin k=2": JaSMin(0.3, k=2),
     "decayed": Arm(CrossEntropy(), weight_decay=0.5),
     "slow": Arm(CrossEntropy(), lr=1e-3),
-    "entropy": MapEntropy(0.1),
     "gradient": InputGradient(0.1),
     "adversarial": Adversarial(0.02, steps=2),
 }

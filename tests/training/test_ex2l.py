@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from faultlines.data.spurious import spurious_benchmark
-from faultlines.estimators import grad_cam
+from faultlines.estimators import logits_and_maps
 from faultlines.models import SmallCNN
 from faultlines.training import ERM, EX2L, fit_groups, map_similarity
 from faultlines.training.group_batches import as_batch
@@ -46,7 +46,7 @@ def test_the_loss_is_the_formula(data, similarity, center):
     model, loss_of, batch = start(EX2L(0.7, similarity=similarity, center=center), data)
     loss, terms = loss_of(model, batch, LATE)
     maps = [
-        grad_cam(net, batch.x, target, center=center, method="autograd")
+        logits_and_maps(net, batch.x, target, center=center, method="autograd")[1]
         for net, target in ((model, batch.y), (loss_of.confounder, batch.c))
     ]
     expected = (
@@ -105,7 +105,9 @@ def test_the_penalty_reaches_only_the_networks_it_may(data, options, label_moves
 
 def test_shuffled_takes_the_next_images_map(data):
     model, loss_of, batch = start(EX2L(1.0, control="shuffled"), data)
-    own, other = (grad_cam(m, batch.x, t) for m, t in ((model, batch.y), (loss_of.confounder, batch.c)))
+    own, other = (
+        logits_and_maps(m, batch.x, t)[1] for m, t in ((model, batch.y), (loss_of.confounder, batch.c))
+    )
     _, terms = loss_of(model, batch, LATE)
     expected = torch.stack(
         [map_similarity(own[i : i + 1], other[i - 1 : i or None]) for i in range(len(own))]
@@ -115,7 +117,7 @@ def test_shuffled_takes_the_next_images_map(data):
 
 def test_constant_has_no_second_network(data):
     model, loss_of, batch = start(EX2L(1.0, control="constant"), data)
-    own = grad_cam(model, batch.x, batch.y)
+    own = logits_and_maps(model, batch.x, batch.y)[1]
     _, terms = loss_of(model, batch, LATE)
     assert loss_of.confounder is None and not list(loss_of.parameters())
     assert terms["similarity"].item() == pytest.approx(

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from faultlines.models import SmallCNN
 from faultlines.training import CORAL, ERM, IRM, JTT, GroupDRO, MaskOracle, Mixup, Reweighting, fit_groups
 from faultlines.training.objectives.domain_generalisation import coral, irm_penalty
+from faultlines.training.objectives.ex2l import outside_share
 from faultlines.training.objectives.group_objective import Clock, GroupBatch, GroupRun, pooled_features
-from faultlines.training.objectives.mask_oracle import outside_share
 
 ALL = [ERM(), ERM("c"), Reweighting(), GroupDRO(), CORAL(), IRM(), JTT(), MaskOracle(), Mixup()]
 

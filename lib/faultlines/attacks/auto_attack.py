@@ -55,7 +55,8 @@ class AutoAttack(Attack[EnsembleResult]):
         steps: Steps of each walk of the gradient attacks.
         target_classes: Classes that the targeted attacks try.
         queries: Budget of Square.
-        batch_size: Samples attacked at once; fewer lose less work when stopped.
+        batch_size: Samples attacked at once; fewer lose less work when stopped. Each batch draws for itself, so that
+            another size is another seed.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -156,7 +157,7 @@ class AutoAttack(Attack[EnsembleResult]):
         check_logits(logits, y)
         self._check_classes(logits.shape[1])
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        progress = State.fresh(x, logits.argmax(dim=1) != y)
+        progress = Progress.fresh(x, logits.argmax(dim=1) != y)
         with nullcontext() if state is None else alone(Path(state)):
             if state is not None:
                 progress.attach(
@@ -174,7 +175,7 @@ class AutoAttack(Attack[EnsembleResult]):
         victim: Victim,
         x: Tensor,
         y: Tensor,
-        progress: State,
+        progress: Progress,
         place: int,
         attack: APGD | FAB | Square,
         seed: int,
@@ -241,7 +242,7 @@ def _digest(text: str, tensors: list[tuple[str, Tensor]]) -> str:
 
 
 @dataclass
-class State:
+class Progress:
     """Points found, who found them, and how far each sample has come.
 
     Attributes:
@@ -259,7 +260,7 @@ class State:
     identity: dict[str, str] | None = None
 
     @classmethod
-    def fresh(cls, x: Tensor, wrong: Tensor) -> State:
+    def fresh(cls, x: Tensor, wrong: Tensor) -> Progress:
         """Return the state in which only the clean samples have been looked at."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(x.detach().clone(), torch.where(wrong, 0, -1), zeros, zeros.clone())

@@ -15,7 +15,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
-from faultlines.notebook.chapters import Chapter
+from faultlines.book.seeds import seeds_section
+from faultlines.notebook.batches import pooled
+from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.store import Result, number_cells, read_notebook
@@ -82,6 +84,8 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     notes = [_foreign_note(state) if result is None else _stale_note(state)]
     if result is not None:
         notes += [_run_note(result, task.chapter), run_changes(judge, task, where) if other else ""]
+        if other:
+            page.cells += seeds_section(judge.project, task, result)
         page.cells.append(nbformat.v4.new_markdown_cell(_closing(result)))
     _insert_notes(page, [note for note in notes if note])
     if other:
@@ -151,6 +155,22 @@ def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
     page.cells.insert(0, nbformat.v4.new_markdown_cell("\n\n".join(notes)))
 
 
+def insert_picture(page: NotebookNode, picture: str) -> None:
+    """Put a picture, a piece of HTML, under the page's opening answer, in place.
+
+    The answer is the first text with verdicts that a cell says before the parameters; where there is none, the picture
+    stands before the parameters.
+    """
+    at = next((n for n, cell in enumerate(page.cells) if has_tag(cell, "parameters")), len(page.cells))
+    for n, cell in enumerate(page.cells[:at]):
+        said = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
+        if any('class="verdict' in text for text in said):
+            at = n + 1
+            break
+    page.cells.insert(at, nbformat.v4.new_markdown_cell(picture))
+    number_cells(page)
+
+
 def _add_tables_in_myst(page: NotebookNode) -> None:
     # paper reads no HTML
     for cell in page.cells:
@@ -216,7 +236,8 @@ def run_changes(judge: Freshness, task: Task, where: Where = "any") -> str:
     if here is None or default is None:
         return ""
     before = {row["claim"]: row["verdict"] for row in default.ledger}
-    moved = [row for row in here.ledger if before.get(row["claim"], "not stated") != row["verdict"]]
+    ledger = pooled(judge.project, task, here, alone=False).rows(here.ledger)
+    moved = [row for row in ledger if before.get(row["claim"], "not stated") != row["verdict"]]
     same = len(here.ledger) - len(moved)
     lines = [f"{same} of {len(here.ledger)} verdicts are those of the default run."]
     if moved:

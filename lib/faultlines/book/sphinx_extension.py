@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,9 +22,10 @@ import nbformat
 
 from faultlines.book.finish import finish_pages
 from faultlines.book.measured import cluster_page, costs_page, speed_page
-from faultlines.book.page import result_page
+from faultlines.book.page import insert_picture, result_page
+from faultlines.book.picture import picture_html
 from faultlines.book.reference import render_math, write_reference
-from faultlines.book.scoreboard import judged_board, toc_pages
+from faultlines.book.scoreboard import Board, judged_board, toc_pages
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
@@ -87,7 +91,8 @@ class Book:
         project = self.project
         where = results_shown()
         judge = Freshness(project, Runs.load(project))
-        write_generated(judge, where)
+        board = judged_board(judge, where)
+        write_generated(judge, where, board)
         pages = toc_pages(project)
         sources = {}
         for page in pages:
@@ -96,6 +101,8 @@ class Book:
             if name in judge.chapters and folder:
                 run = "default" if folder == "chapters" else folder.removeprefix("results/")
                 notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
+                if groups := board.groups(name):
+                    insert_picture(notebook, picture_html(groups, "../" * (page.count("/")), alone=True))
                 self.texts[page], self.shown[page] = nbformat.writes(notebook), path
             found = [source for source in candidates if (project.root / source).is_file()]
             if not found:
@@ -163,11 +170,14 @@ def read_page(text: str) -> nbformat.NotebookNode:
     return nbformat.reads(text, as_version=4)
 
 
-def write_generated(judge: Freshness, where: Where = "any") -> None:
+def write_generated(judge: Freshness, where: Where, board: Board) -> None:
     """Write the pages, and parts of pages, that follow from the results and the library; only what differs."""
     project = judge.project
     parts = {
-        "scoreboard": judged_board(judge, where).myst(),
+        "scoreboard": board.myst(),
+        "summary": board.summary(),
+        "picture": picture_html(board.groups()) + "\n",
+        "answers": board.answers(),
         "costs": costs_page(judge, where),
         "cluster": cluster_page(project),
         "speed": speed_page(project),
@@ -236,3 +246,37 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # before napoleon (priority 500), which moves the lines into fields
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# rendering
+
+
+def build(project: Project) -> Path:
+    """Bring the book up to date, by `jupyter-book build . -n -W --keep-going`, and return its front page.
+
+    Raises:
+        UsageError: If `_toc.yml` cannot be read.
+        RuntimeError: If Jupyter Book ends with an error or a warning, or a page is not there afterwards.
+    """
+    pages, html = toc_pages(project), project.build / "html"
+    program = Path(sys.executable).with_name("jupyter-book")  # jupyter-book 1.x cannot be started with -m
+    log = project.build / "book.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        status = subprocess.run(
+            [str(program), "build", str(project.root), "-n", "-W", "--keep-going"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        ).returncode
+    if status:
+        raise RuntimeError(f"the book did not build (log: {log}):\n{_errors(log)}")
+    missing = [page for page in pages if not (html / f"{page}.html").is_file()]
+    if missing:
+        raise RuntimeError(f"Jupyter Book ended well but wrote no page for {', '.join(missing)} (log: {log})")
+    return html / "index.html"
+
+
+def _errors(log: Path) -> str:
+    lines = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")).splitlines()
+    said = [line for line in lines if "WARNING" in line or "ERROR" in line]
+    return "\n".join((said or lines)[-20:])

@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from faultlines.cli.app import RunName, choose, command, err, out, say
+from faultlines.notebook.batches import FIRST, check_batch, write_batch
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.parameters import CHECKS, Check, shown
@@ -47,6 +48,20 @@ def run(
     here: Annotated[
         bool, typer.Option("--here", help="Execute also what is fresh but came with the clone.")
     ] = False,
+    seeds_from: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="SEED",
+            help="Run other seeds, from this one on, and add them to the run's result as a batch.",
+        ),
+    ] = None,
+    look: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --seeds-from: the look that the batch belongs to; the one after the last."
+        ),
+    ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Run every combination of the axes, then gather the ledgers.")
     ] = False,
@@ -85,6 +100,12 @@ def run(
     fixed = read_overrides(parameter or [])
     axes = read_axes([word for word in words or [] if "=" in word])
     chapters = [word for word in words or [] if "=" not in word]
+    if seeds_from is not None:
+        if sweep or not chapters:
+            raise UsageError("--seeds-from needs a chapter, and no --sweep")
+        fixed = with_first_seed(fixed, seeds_from)
+    elif look is not None:
+        raise UsageError("--look is said of a batch: say --seeds-from too")
     sweeps: list[Sweep] = []
     if sweep:
         if not axes or not chapters:
@@ -108,6 +129,9 @@ def run(
         first = error.errors()[0]
         raise UsageError(f"--{first['loc'][0]} {shown(first['input'])}: {first['msg']}") from None
     judge = Freshness(project, runs)
+    if seeds_from is not None:
+        for task in tasks:
+            check_batch(judge, task, look)
     work = []
     for task in tasks:
         resolved = task.parameters(runs)
@@ -131,6 +155,17 @@ def run(
         from faultlines.runner.local_pool import LocalPool
 
         failed = tell(project, LocalPool(project, jobs, out).run(work))
+    if seeds_from is not None and not failed:
+        from faultlines.book.publish import write_index, write_scoreboard
+
+        judge = Freshness(project, Runs.load(project))
+        for task in tasks:
+            say(
+                out,
+                f"{task.chapter.name} · batch: {write_batch(judge, task, look).relative_to(project.root)}",
+            )
+        write_index(project)
+        write_scoreboard(project)
     for one in sweeps:
         if any(task.working(project).exists() for task in one.tasks):
             gathered = gather(project, one).relative_to(project.root)
@@ -155,6 +190,17 @@ def read_overrides(given: list[str]) -> dict[str, str]:
             raise UsageError(f"parameter {name}={shown(value)} is no text")
         overrides[name] = value
     return overrides
+
+
+def with_first_seed(fixed: dict[str, str], seed: int) -> dict[str, str]:
+    """Return the overrides of a batch of seeds.
+
+    Raises:
+        UsageError: If they name another first seed.
+    """
+    if fixed.get(FIRST, str(seed)) != str(seed):
+        raise UsageError(f"--seeds-from {seed} and -p {FIRST}={fixed[FIRST]}: give one of the two")
+    return {**fixed, FIRST: str(seed)}
 
 
 def remember(checks: dict[str, Check]) -> dict[str, Check]:

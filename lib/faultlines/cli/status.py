@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
 from faultlines.cli.app import Names, command, err, out, printable, say, show
 from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
+from faultlines.notebook.store import Result, UnreadableError, read_result
 from faultlines.notebook.task import Task
 from faultlines.runner.job_status import open_jobs
 from faultlines.runner.sweep import saved_sweeps
@@ -53,13 +58,25 @@ def status(chapters: Names = None) -> None:
 
 
 @command
-def claims(chapters: Names = None) -> None:
+def claims(
+    chapters: Names = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            metavar="PATH",
+            help="Compare with another machine's results: a notebook, or a folder that holds some.",
+        ),
+    ] = None,
+) -> int:
     """Show the claims ledgers of all runs."""
     from faultlines.book.scoreboard import read_board
 
     project = Project.find()
     runs = Runs.load(project)
     chosen = Chapter.named(project, chapters or [])
+    if against is not None:
+        return compare(Freshness(project, runs), chosen, against)
     names = {chapter.name for chapter in chosen}
     board = read_board(project, runs)
     board.chapters = [entry for entry in board.chapters if entry.chapter.name in names]
@@ -72,6 +89,74 @@ def claims(chapters: Names = None) -> None:
         for run in runs.runs:
             if runs.covers(run, chapter):
                 tell_left_out(judge, Task(chapter, run))
+    return 0
+
+
+def compare(judge: Freshness, chapters: Sequence[Chapter], there: Path) -> int:
+    """Show which verdicts another machine's results have otherwise; return 1 where a primary claim is among them.
+
+    Compared are results of one chapter with equal parameters, made by the same code or not; what is no result of its
+    own (a copy, a foreign notebook) is passed over.
+
+    Raises:
+        UsageError: If nothing there can be compared.
+    """
+    from faultlines.book.page import believed
+
+    mine = [
+        (task, found)
+        for chapter in chapters
+        for task in (Task(chapter, run) for run in judge.runs.runs if judge.runs.covers(run, chapter))
+        if (found := believed(judge.state(task))) is not None
+    ]
+    table = Table("chapter", "run", "claim", "here", "there", box=None)
+    compared, primary = 0, False
+    for path in [there] if there.is_file() else notebooks_in(there):
+        try:
+            other = read_result(path)
+        except UnreadableError:
+            continue
+        if not isinstance(other, Result) or other.foreign:
+            continue
+        for task, found in mine:
+            ours, theirs = found.provenance, other.provenance
+            if ours.seal == theirs.seal or (ours.chapter, ours.parameters) != (
+                theirs.chapter,
+                theirs.parameters,
+            ):
+                continue
+            said = {row["claim"]: row for row in other.ledger}
+            pairs = [(row, said[row["claim"]]) for row in found.ledger if row["claim"] in said]
+            differ = [(a, b) for a, b in pairs if a["verdict"] != b["verdict"]]
+            compared += 1
+            primary = primary or any(a.get("primary") for a, _ in differ)
+            code = "" if ours.chapter_hash == theirs.chapter_hash else ", by another version of the chapter"
+            machine = theirs.kernel.get("device", "another machine")
+            same = f"{len(pairs) - len(differ)} of {len(pairs)} verdicts are the same"
+            say(out, f"{task.chapter.name} · {task.run}: {same} on {machine}{code} ({path})")
+            for a, b in differ:
+                claim = a["claim"] + (" (primary)" if a.get("primary") else "")
+                cells = (f"{row['verdict']} {row['ours']}" for row in (a, b))
+                table.add_row(task.chapter.name, task.run, plain(claim), *map(plain, cells))
+    if not compared:
+        raise UsageError(
+            f"{there} holds no other result of these chapters with the parameters of a run that is here"
+        )
+    if table.rows:
+        out.print()
+        show(table)
+    return int(primary)
+
+
+def notebooks_in(folder: Path) -> list[Path]:
+    """Return the notebooks of a folder; not those of hidden folders, nor of executions that failed or go on."""
+    found = (path.relative_to(folder) for path in folder.rglob("*.ipynb"))
+    passed = {"failed", "partial"}
+    return sorted(
+        folder / path
+        for path in found
+        if not passed & set(path.parts) and not any(part.startswith(".") for part in path.parts)
+    )
 
 
 def tell_left_out(judge: Freshness, task: Task) -> None:

@@ -4,9 +4,9 @@ from .captions import captioned_images as captioned_images
 from .captions import prompts as prompts
 from .catalogue import available as available
 from .catalogue import image_shape as image_shape
-from .classification_subset import Task as Task
-from .classification_subset import make_task as make_task
 from .dataset import Split as Split
+from .dataset import Task as Task
+from .dataset import make_task as make_task
 from .distributions import distribution_suite as distribution_suite
 from .image_files import shared_images as shared_images
 from .loading import load as load

@@ -17,6 +17,8 @@ from jaxtyping import Shaped
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from faultlines.data.dataset import check_count
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NUMPY_TYPES = {torch.uint8: np.uint8, torch.float16: np.float16, torch.float32: np.float32}
 IN_MEMORY = 2**30  # bytes above which pixels are kept in a file, mapped into memory
@@ -60,8 +62,7 @@ def read_images(
     """
     if dtype not in NUMPY_TYPES:
         raise ValueError(f"dtype={dtype} is not one of {', '.join(map(str, NUMPY_TYPES))}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
-        raise ValueError(f"size={size!r} must be an integer of at least 8")
+    check_count("size", size, 8)
     images = _room((len(paths), 3, size, size), dtype)
 
     def read(k: int) -> None:
@@ -82,12 +83,17 @@ def shared_images(first: Shaped[Tensor, "n *shape"], second: Shaped[Tensor, "m *
         >>> shared_images(x[:3], x[1:]), shared_images(x[:2], x[2:])
         (2, 0)
     """
-    there = {_digest(image) for image in first}
+    there = digests(first)
     return sum(_digest(image) in there for image in second)
 
 
+def digests(images: Shaped[Tensor, "n *shape"]) -> set[bytes]:
+    """Return what tells images from others by their pixels."""
+    return {_digest(image) for image in images}
+
+
 def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=16).digest()
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 
 from faultlines.data.catalogue import data_root
-from faultlines.data.image_files import distinct_images, read_images, shared_images
-from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
+from faultlines.data.image_files import digests, distinct_images, read_images
+from faultlines.data.spurious.benchmark import SpuriousBenchmark, check_sizes, expand
 from faultlines.data.spurious.grouped import PER_CLASS, Cell, GroupedImages, benchmark_cells
 
 Part = Literal["all", "choosing", "reporting"]
@@ -69,12 +69,7 @@ def load_spawrious(
     """
     if part not in get_args(Part):
         raise ValueError(f"part={part!r} is not one of {', '.join(get_args(Part))}")
-    counts = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
-    for argument, n in counts.items():
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ValueError(f"{argument}={n!r} must be an integer of at least 1, or None")
-    if isinstance(n_ood_validation, bool) or not isinstance(n_ood_validation, int) or n_ood_validation < 0:
-        raise ValueError(f"n_ood_validation={n_ood_validation!r} must be an integer of at least 0")
+    check_sizes(n_train, n_validation, n_test, n_ood_validation, also=", or None")
     there = len(_part(range(PER_CLASS), part))
     if n_validation is None:
         n_validation = max(
@@ -94,8 +89,9 @@ def load_spawrious(
         y, c, environment = expand(its)
         x = read_images(files[split], size, dtype)
         read[split] = GroupedImages(x, y, c, environment, split=split)
+    pixels = {split: digests(images.x) for split, images in read.items()}
     for one, other in combinations(read, 2):
-        if n := shared_images(read[one].x, read[other].x):
+        if n := len(pixels[one] & pixels[other]):
             raise ValueError(
                 f"{name} of Spawrious: {n} images of `{other}` have the pixels of images of `{one}`; a copy of a file "
                 "stands in another folder"

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.estimators.forward import check_steady, outputs
+from faultlines.models.attention import at_least_float
 from faultlines.models.pixel_normalization import check_tensor
 from faultlines.models.recorder import record
 
@@ -35,10 +37,11 @@ def foreground_energy(maps: Maps, mask: Masks) -> PerMap:
         ValueError: If shapes do not fit, or a map is negative or not finite somewhere.
     """
     _check(maps, mask)
+    dtype, maps = maps.dtype, at_least_float(maps)
     mass = maps.sum(dim=(1, 2))
     empty = mass == 0
     energy = (maps * _cells(mask, maps)).sum(dim=(1, 2)) / torch.where(empty, torch.ones_like(mass), mass)
-    return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy)
+    return torch.where(empty, mask.to(maps.dtype).mean(dim=(1, 2)), energy).to(dtype)
 
 
 def attention_focus(model: nn.Module, x: Float[Tensor, "n channel height width"], mask: Masks) -> PerMap:
@@ -53,10 +56,12 @@ def attention_focus(model: nn.Module, x: Float[Tensor, "n channel height width"]
         mask: True where the foreground is.
 
     Raises:
-        ValueError: If no map is recorded or its patches do not form a square, or shapes do not fit.
+        ValueError: If the model is in training mode with layers for which that matters, no map is recorded or its
+            patches do not form a square, or shapes do not fit.
     """
+    check_steady(model)
     with torch.no_grad(), record() as tape:
-        model(x)
+        outputs(model, check_tensor(x, "x"))
     if not tape.layers:
         raise ValueError("model records no attention layer")
     row = tape.maps[-1][:, :, 0, 1:].abs().sum(dim=1)

@@ -55,15 +55,27 @@ def outputs(model: Callable[..., Any], x: Tensor) -> Tensor:
     Raises:
         ValueError: If there are no logits in it, or the model drew random numbers (dropout as a function, say).
     """
+    with one_precision(model, x), without_draws(x):
+        return logits_of(model(x))
+
+
+@contextmanager
+def without_draws(x: Tensor) -> Iterator[None]:
+    """Refuse a model that draws random numbers inside the block.
+
+    Args:
+        x: Its inputs, on whose device it draws.
+
+    Raises:
+        ValueError: If it did.
+    """
     before = _random_state(x)
-    with one_precision(model, x):
-        found = model(x)
+    yield
     if any(not torch.equal(old, new) for old, new in zip(before, _random_state(x), strict=True)):
         raise ValueError(
             "model draws random numbers in its forward pass, so that its answer to a sample changes with the call; "
             "call model.eval() first, or take the dropout out"
         )
-    return logits_of(found)
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -77,10 +89,19 @@ def original(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def uncompiled() -> Any:
+    """Return a context in which what `torch.compile` made runs as it was written, in whole or in part.
+
+    Compiled code has no second derivative, and runs no hook that was set after it was compiled.
+    """
+    compiler = "torch._dynamo" in sys.modules  # without it nothing is compiled, and its import takes a second
+    return torch.compiler.set_stance("force_eager") if compiler else nullcontext()
+
+
 @contextmanager
 def explicit_attention() -> Iterator[None]:
     """Run attention in its explicit form, of this library and of torch: fused kernels have no second derivative."""
-    with record(), sdpa_kernel(SDPBackend.MATH):
+    with record(), sdpa_kernel(SDPBackend.MATH), uncompiled():
         yield
 
 
@@ -106,7 +127,8 @@ def derivatives(create_graph: bool, *given: Any) -> Iterator[list[Any]]:
         ...         print(x.is_inference(), copy.is_inference(), copy.square().requires_grad)
         True False False
     """
-    with _outside_inference(), torch.set_grad_enabled(create_graph):
+    eager = uncompiled() if create_graph else nullcontext()
+    with _outside_inference(), torch.set_grad_enabled(create_graph), eager:
         yield [_usable(a) for a in given]
 
 
@@ -166,6 +188,28 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
             if isinstance(given, np.ndarray):
                 check_tensor(given, name)
         with _outside_inference(), full_float32():
+            positional: Any = map(_usable, args)
+            named: Any = {name: _usable(a) for name, a in kwargs.items()}
+            return cast(Any, function)(*positional, **named)
+
+    return run
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that trains be called under `torch.no_grad()` and `torch.inference_mode()`.
+
+    Example:
+        >>> @with_gradients
+        ... def train():
+        ...     return (2 * torch.ones(1, requires_grad=True)).requires_grad
+        >>> with torch.no_grad():
+        ...     train()
+        True
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _outside_inference(), torch.enable_grad():
             positional: Any = map(_usable, args)
             named: Any = {name: _usable(a) for name, a in kwargs.items()}
             return cast(Any, function)(*positional, **named)

@@ -17,6 +17,11 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock")  # of torchvision and timm, known by their names
 
 
+MADE_IN_INFERENCE = (
+    "were made under torch.inference_mode(), which autograd does not take; make the model outside of it"
+)
+
+
 def logits_of(output: Any) -> Tensor:
     """Return the logits in what a model returned.
 
@@ -47,6 +52,25 @@ def logits_of(output: Any) -> Tensor:
             "a tuple that begins with one, or something with .logits or ['logits']"
         )
     return found
+
+
+def predictions(output: Any) -> Tensor:
+    """Return the predicted class of each sample in what a model returned.
+
+    Raises:
+        ValueError: If there are no logits in it, or any is NaN, which is no prediction: `argmax` would take it for one.
+
+    Example:
+        >>> import torch
+        >>> predictions((torch.tensor([[0.0, 2.0], [1.0, 0.0]]), None))
+        tensor([1, 0])
+    """
+    logits = logits_of(output)
+    if broken := int(logits.isnan().flatten(1).any(dim=1).sum()):
+        raise ValueError(
+            f"model answers NaN to {broken} of {len(logits)} samples, which is neither right nor wrong"
+        )
+    return logits.argmax(dim=1)
 
 
 @contextmanager
@@ -102,18 +126,22 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def one_precision(model: Callable[..., Any], x: Tensor) -> Iterator[None]:
-    """Say in one line that inputs have another precision than the weights, where torch ends in a layer's own words.
+    """Say in one line why inputs and weights do not meet, where torch ends in a layer's own words.
+
+    They have two precisions, or the weights were made in inference mode, which autograd does not take.
 
     Args:
         model: What is run inside the block.
         x: Its inputs.
 
     Raises:
-        ValueError: If torch refuses them and their precision is that of no parameter.
+        ValueError: If torch refuses them and either is so.
     """
     try:
         yield
     except RuntimeError as error:
+        if "Inference tensors cannot be saved for backward" in str(error):
+            raise ValueError(f"the model's weights {MADE_IN_INFERENCE}") from error
         weights = model.parameters() if isinstance(model, nn.Module) else ()
         kinds = sorted({str(weight.dtype) for weight in weights if weight.is_floating_point()})
         if not kinds or str(x.dtype) in kinds:

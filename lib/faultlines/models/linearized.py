@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ def truncated_attention(x: Rows, reference: Float[Tensor, "n d"] | None = None, 
     reference = x if reference is None else reference
     _, singular, v = torch.linalg.svd(reference, full_matrices=False)
     rank = int((singular > 1e-10 * singular[0]).sum())
-    if isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= rank:
+    if isinstance(components, bool) or not isinstance(components, Integral) or not 1 <= components <= rank:
         raise ValueError(
             f"components={components!r} must be an integer from 1 to {rank}, the rank of the reference"
         )
@@ -121,7 +122,7 @@ def stacked_attention(
     Raises:
         ValueError: If `layers` is no positive integer or `keys` unknown.
     """
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+    if isinstance(layers, bool) or not isinstance(layers, Integral) or layers < 1:
         raise ValueError(f"layers={layers!r} must be an integer, at least 1")
     if keys not in ("input", "output"):
         raise ValueError(f"keys={keys!r} is not one of 'input', 'output'")

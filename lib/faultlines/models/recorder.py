@@ -44,9 +44,22 @@ class LayerRecord:
         terms: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.maps, self.terms = maps, dict(terms or {})
+        self._version = _version(maps)
         for name, value in {"inputs": inputs, "q": q, "k": k, "v": v}.items():
             if value is not None:
                 setattr(self, name, value)
+
+    def check(self) -> None:
+        """Refuse a map that was changed in place after it was recorded: it multiplied no values.
+
+        Raises:
+            ValueError: If it was.
+        """
+        if _version(self.maps) != self._version:
+            raise ValueError(
+                "an attention map was changed in place after it was recorded (dropout with inplace=True, say), so that "
+                "the record is not what the layer computed; let the layer change a copy of it"
+            )
 
     def __getattr__(self, name: str) -> Tensor:
         if name in ("inputs", "q", "k", "v"):
@@ -54,6 +67,11 @@ class LayerRecord:
                 f"an attention layer recorded no {name}: give it to `record_attention({name}=...)`"
             )
         raise AttributeError(name)
+
+
+def _version(maps: Tensor) -> int:
+    """Return how often a tensor was written to; in inference mode nobody counts."""
+    return 0 if maps.is_inference() else maps._version
 
 
 @dataclass
@@ -129,6 +147,9 @@ def record() -> Iterator[Tape]:
     the same up to rounding. It works under `torch.func` too, when tape and forward pass are inside the
     transformed function.
 
+    Raises:
+        ValueError: At the end of the block, if a layer changed a map in place after it had recorded it.
+
     Example:
         >>> import torch
         >>> from faultlines.models import ViT, record
@@ -144,6 +165,8 @@ def record() -> Iterator[Tape]:
         yield tape
     finally:
         _tape.reset(token)
+    for layer in tape.layers:
+        layer.check()
 
 
 @contextmanager

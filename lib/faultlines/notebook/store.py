@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_result(
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")  # says whose it is
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -1,9 +1,12 @@
-"""One thing to execute: a chapter, under a run, with what the command line added."""
+"""One thing to execute: a chapter, under a run, with what the command line added; and the folder of its checkpoints."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,3 +84,24 @@ def code_of(task: Task, modules: Modules) -> dict[str, str]:
     """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
     library = {name: library_hash({name: hashes}) for name, hashes in modules.items()}
     return {**library, f"chapter {task.chapter.name}": task.chapter.code_hash}
+
+
+CHECKPOINTS = "FAULTLINES_CHECKPOINTS"
+"""The environment variable that names the folder where an unfinished notebook keeps its trainings, see
+`faultlines.training.checkpoint`. The runner names one for every job; with papermill alone it is yours to choose."""
+
+
+def take_up(project: Project, task: Task, modules: Modules) -> bool:
+    """Name the folder for trainings, and return whether an execution of the same code left some there."""
+    parent = project.trained(task.label, task.chapter.name)
+    code = digest(json.dumps(code_of(task, modules), sort_keys=True))
+    for other in parent.glob("*"):
+        if other.name != code:
+            shutil.rmtree(other, ignore_errors=True)
+    os.environ[CHECKPOINTS] = str(parent / code)
+    return any((parent / code).glob("*"))
+
+
+def forget(project: Project, task: Task) -> None:
+    """Delete the trainings of a job that is done."""
+    shutil.rmtree(project.trained(task.label, task.chapter.name), ignore_errors=True)

@@ -17,7 +17,6 @@ from .intervals import paired_interval as paired_interval
 from .intervals import smallest as smallest
 from .intervals import wilson_interval as wilson_interval
 from .ledger import Ledger as Ledger
-from .pooling import pool as pool
 from .prose import quote_numbers as quote_numbers
 from .prose import quote_texts as quote_texts
 from .prose import say as say
@@ -28,3 +27,4 @@ from .selection import select as select
 from .tables import Table as Table
 from .verdicts import Verdict as Verdict
 from .verdicts import judge as judge
+from .verdicts import pool as pool

@@ -149,24 +149,6 @@ def agreement_matrix(scores: ArrayLike) -> Float[np.ndarray, "judge judge"]:
     return (total.T @ total - same) / (many * (many - 1))
 
 
-def agreement_across(scores: ArrayLike) -> float:
-    """Return the mean of Spearman's correlation of two different judges on two different occasions.
-
-    It is the mean of what stands beside the diagonal of `agreement_matrix`.
-
-    Args:
-        scores: `[occasion, item, judge]`, at least two of each.
-
-    Raises:
-        ValueError: If there are fewer than two of one, or a score is not finite.
-
-    Example:
-        >>> round(agreement_across([[[1, 10], [2, 20], [3, 30]], [[5, 1], [6, 2], [7, 3]]]), 6)
-        1.0
-    """
-    return float(agreement_matrix(scores)[_beside(scores)].mean())
-
-
 def corrected_agreement(scores: ArrayLike) -> float:
     r"""Return the agreement of different judges, of that which judges who see the same thing would show.
 

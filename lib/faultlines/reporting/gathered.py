@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from faultlines.reporting.figures import forest
 from faultlines.reporting.intervals import Interval, paired_interval
-from faultlines.reporting.pooling import pool
 from faultlines.reporting.tables import Table
+from faultlines.reporting.verdicts import pool
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,15 @@
-"""How often an attack succeeds on the samples it had to change, and the accuracy it leaves; at one radius or many."""
+"""How often an attack succeeds on the samples it had to change, and the accuracy it leaves."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
 from faultlines.reporting.intervals import Interval, wilson_interval
-from faultlines.reporting.tables import Table
 
 
 @dataclass(frozen=True)
@@ -102,103 +98,3 @@ def _pooled(successes: np.ndarray, totals: np.ndarray, confidence: float) -> Int
     if len(totals) == 1:
         return found
     return replace(found, method=f"Wilson, pooled over {len(totals)} seeds")
-
-
-@dataclass(frozen=True)
-class AccuracyCurve:
-    """Attack success and robust accuracy at rising radii.
-
-    Attributes:
-        eps: The radii.
-        points: What the attack did at each.
-        nested: Whether a success counts at all larger radii too.
-        reversals: For each radius, the clean-correct samples (over all seeds) that the attack fooled at some smaller
-            radius but not at this one. The smaller point lies in the larger ball, so each is a miss of the attack:
-            many of them say that the curve measures the attack and not the model.
-    """
-
-    eps: tuple[float, ...]
-    points: tuple[AttackSuccess, ...]
-    nested: bool
-    reversals: tuple[int, ...]
-
-    def robust_accuracy(self) -> Float[np.ndarray, "eps 3"]:
-        """Return estimate, lower and upper end at each radius."""
-        return _ends([point.robust_accuracy for point in self.points])
-
-    def rate(self) -> Float[np.ndarray, "eps 3"]:
-        """Return the attack success rate at each radius: estimate, lower and upper end."""
-        return _ends([point.rate for point in self.points])
-
-    def note(self) -> str:
-        """Return what a reader has to know of the curve's monotony, in a sentence."""
-        missed = sum(self.reversals)
-        if not missed:
-            return "No sample fooled at a smaller radius survived a larger one."
-        times = f"{missed} time{'s' if missed > 1 else ''} a sample fooled at a smaller radius survived a larger one"
-        if self.nested:
-            return f"{times}; it counts as fooled there, since the smaller point lies in the larger ball."
-        return f"{times}: the attack's misses, which the curve still counts as robust."
-
-    def table(self, caption: str = "") -> Table:
-        """Return one row a radius, in pixel steps of 1/255, with the note after the caption."""
-        rows = [
-            (f"{255 * eps:g}/255", f"{point.rate:.3f}", f"{point.robust_accuracy:.3f}", missed)
-            for eps, point, missed in zip(self.eps, self.points, self.reversals, strict=True)
-        ]
-        header = (r"$\epsilon$", "attack success rate", "robust accuracy", "missed")
-        return Table(header, rows, caption=f"{caption} {self.note()}".strip())
-
-
-def accuracy_curve(
-    eps: Sequence[float],
-    clean_correct: Bool[ArrayLike, "*seeds n"],
-    fooled: Bool[ArrayLike, "eps *seeds n"],
-    *,
-    nested: bool = False,
-    confidence: float = 0.95,
-) -> AccuracyCurve:
-    """Return attack success and robust accuracy at each radius.
-
-    Attacks run afresh at each radius need not give a falling curve. `nested=True` makes it one: what fooled the
-    model in a smaller ball also lies in every larger one, as an attack that starts from the last radius' points would
-    find.
-
-    Args:
-        eps: Rising radii in pixels (0 to 1); 0 may be the first.
-        clean_correct: `[n]` or `[seeds, n]`, whether the model was right before the attack.
-        fooled: The same for each radius, `[eps, n]` or `[eps, seeds, n]`, whether it is wrong at the point found.
-        nested: Whether a success counts at all larger radii.
-        confidence: Coverage of the Wilson intervals.
-
-    Raises:
-        ValueError: If the radii do not rise from 0 or above, or the shapes do not fit; see `attack_success`.
-
-    Example:
-        >>> right, fooled = [True] * 4, [[False] * 4, [True, False, False, False], [True, True, False, False]]
-        >>> accuracy_curve([0, 0.1, 0.2], right, fooled).robust_accuracy()[:, 0].tolist()
-        [1.0, 0.75, 0.5]
-    """
-    radii = [float(radius) for radius in eps]
-    rising = all(a < b for a, b in pairwise(radii))
-    if not radii or not all(map(math.isfinite, radii)) or radii[0] < 0 or not rising:
-        raise ValueError(f"eps={list(eps)} must rise, from 0 or above")
-    right, wrong = boolean(clean_correct, "clean_correct"), boolean(fooled, "fooled")
-    if wrong.shape != (len(radii), *right.shape):
-        raise ValueError(
-            f"fooled has shape {wrong.shape}; {len(radii)} radii and clean_correct ask for "
-            f"{(len(radii), *right.shape)}"
-        )
-    before = np.logical_or.accumulate(wrong, axis=0)
-    missed = (before & ~wrong & right).reshape(len(radii), -1).sum(axis=1)
-    counted = before if nested else wrong
-    return AccuracyCurve(
-        eps=tuple(radii),
-        points=tuple(attack_success(right, at, confidence) for at in counted),
-        nested=nested,
-        reversals=tuple(missed.tolist()),
-    )
-
-
-def _ends(intervals: list[Interval]) -> Float[np.ndarray, "n 3"]:
-    return np.array([(one.estimate, one.low, one.high) for one in intervals])

@@ -1,11 +1,16 @@
-"""From an interval to a verdict."""
+"""From an interval to a verdict; and one claim over several runs, whose rows are pooled and judged by its own rule."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-from faultlines.reporting.intervals import Interval
+import numpy as np
+from scipy import stats
+
+from faultlines.reporting.intervals import Interval, mean_interval
 
 Verdict = Literal["holds", "fails", "negligible", "inconclusive", "not run"]
 Direction = Literal["above", "below"]
@@ -68,3 +73,107 @@ def check_direction(direction: str) -> None:
     """
     if direction not in get_args(Direction):
         raise ValueError(f"direction={direction!r} is not one of 'above', 'below'")
+
+
+Told = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A claim over several runs.
+
+    Attributes:
+        claim: The claim's id.
+        interval: Mean effect over the runs; its `n` counts runs.
+        heterogeneity: Higgins' I^2, the share of the variance between estimates that their own intervals do not
+            explain, in [0, 1]; NaN where it is not defined (one run, or estimates without spread of their own).
+        verdict: The claim's rule, applied to the interval.
+        verdicts: What the runs say one by one.
+    """
+
+    claim: str
+    interval: Interval
+    heterogeneity: float
+    verdict: Verdict
+    verdicts: tuple[Verdict, ...]
+
+
+def pool(rows: Sequence[Told]) -> Pooled:
+    r"""Pool the rows that several runs' ledgers hold of one claim.
+
+    Estimates with intervals are pooled by random effects: weights $1 / (s_i^2 + \tau^2)$ with the between-run
+    variance $\tau^2$ of DerSimonian & Laird (1986), and a Student t interval with one degree of freedom less than
+    there are runs. Its standard error is the larger of the model's own and that of Hartung & Knapp (2001), which
+    with few runs can be too small by chance. $s_i$ is read off the run's interval: half its width over the Student
+    t or normal quantile, as its method says. Extremes over all cases (theorem checks) pool to the worst of them.
+
+    The interval treats runs as independent draws. Runs that share seeds or data are not, and then it is too narrow.
+
+    Args:
+        rows: One row a run, of equal `claim`, `direction`, `threshold` and `smallest`; rows without an estimate do
+            not count.
+
+    Returns:
+        The pooled claim.
+
+    Raises:
+        ValueError: If no row has an estimate, or the rows are of different claims or rules.
+
+    Example:
+        >>> rule = {"claim": "C1", "direction": "above", "threshold": 0.0, "verdict": "holds"}
+        >>> shape = {"n": 5, "method": "Student t", "confidence": 0.95}
+        >>> rows = [rule | shape | {"estimate": e, "low": e - 0.2, "high": e + 0.2} for e in (0.3, 0.4, 0.5)]
+        >>> pooled = pool(rows)
+        >>> pooled.verdict, f"{pooled.interval:.2f}"
+        ('holds', '0.40 [0.15, 0.65]')
+    """
+    settled = [row for row in rows if row["estimate"] is not None]
+    if not settled:
+        raise ValueError("rows holds no estimate to pool: no run settled the claim")
+    rules = {(row["claim"], row["direction"], row["threshold"], row.get("smallest")) for row in settled}
+    if len(rules) > 1:
+        raise ValueError(f"rows are of different claims or rules: {sorted(map(str, rules))}")
+    claim, direction, threshold, smallest = rules.pop()
+    interval, heterogeneity = _combine(settled, direction)
+    verdict = judge(interval, direction, threshold, smallest)
+    return Pooled(claim, interval, heterogeneity, verdict, tuple(row["verdict"] for row in settled))
+
+
+def _combine(rows: Sequence[Told], direction: str) -> tuple[Interval, float]:
+    estimates = np.array([row["estimate"] for row in rows], dtype=np.float64)
+    if any(row["confidence"] == 1.0 or row["low"] is None or row["high"] is None for row in rows):
+        worst = float(estimates.max() if direction == "below" else estimates.min())
+        return Interval(worst, worst, worst, len(rows), "worst of all runs", 1.0), math.nan
+    if len(rows) == 1:
+        row = rows[0]
+        return Interval(
+            row["estimate"], row["low"], row["high"], 1, row["method"], row["confidence"]
+        ), math.nan
+    errors = np.array([standard_error(row) for row in rows])
+    if (errors <= 0).any():  # a run whose seeds all agree would take all the weight
+        return mean_interval(estimates), math.nan
+    # statsmodels' combine_effects leaves tau^2 negative where runs agree by chance, and then trusts them too much
+    weights, free = errors**-2.0, len(rows) - 1
+    spread = float(weights @ (estimates - np.average(estimates, weights=weights)) ** 2)
+    between = (spread - free) / (weights.sum() - (weights @ weights) / weights.sum())
+    weights = 1 / (errors**2 + max(0.0, between))
+    mean = float(np.average(estimates, weights=weights))
+    own = 1 / weights.sum()
+    seen = weights @ (estimates - mean) ** 2 / (free * weights.sum())
+    half = float(stats.t.ppf(0.975, free) * np.sqrt(max(own, seen)))
+    heterogeneity = max(0.0, 1 - free / spread) if spread > 0 else 0.0
+    return Interval(mean, mean - half, mean + half, len(rows), "random effects"), heterogeneity
+
+
+def standard_error(row: Told) -> float:
+    """Return the standard error that a row's interval implies; asymmetric intervals give their mean half width.
+
+    Example:
+        >>> row = {"low": 0.0, "high": 2.0, "n": 3, "method": "Student t", "confidence": 0.95}
+        >>> round(standard_error(row), 4), round(standard_error(row | {"method": "Wilson"}), 4)
+        (0.2324, 0.5102)
+    """
+    level = (1 + row["confidence"]) / 2
+    few = "Student t" in row["method"] and row["n"] > 1
+    quantile = stats.t.ppf(level, row["n"] - 1) if few else stats.norm.ppf(level)
+    return float((row["high"] - row["low"]) / 2 / quantile)

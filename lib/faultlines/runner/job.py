@@ -24,14 +24,13 @@ from nbformat import NotebookNode
 from pydantic import BaseModel
 
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.checkpoints import forget, take_up
 from faultlines.notebook.code import library_code
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import read_record
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import number_cells, write_notebook
-from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.task import Task, code_of, forget, take_up
 from faultlines.runner.job_lock import lock_file, locked
 from faultlines.runner.job_status import JobStatus, Report, with_status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Collection
@@ -22,7 +23,7 @@ from faultlines.notebook.store import write_atomic
 from faultlines.notebook.task import Task
 from faultlines.runner.job_lock import is_locked, lock_file, try_lock
 
-State = Literal["queued", "running", "done", "failed"]
+Stage = Literal["queued", "running", "done", "failed"]
 Executor = Literal["local", "slurm"]
 Report = Callable[[dict[str, Any]], None]
 
@@ -56,7 +57,7 @@ class JobStatus(BaseModel):
 
     chapter: str
     label: str
-    state: State
+    state: Stage
     executor: Executor = "local"
     id: str = ""
     host: str = ""
@@ -82,7 +83,7 @@ class JobStatus(BaseModel):
         )
 
     @classmethod
-    def here(cls, task: Task, state: State) -> JobStatus:
+    def here(cls, task: Task, state: Stage) -> JobStatus:
         """Return a status of the process that calls, on the machine it runs on."""
         array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         slurm = f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID")
@@ -157,7 +158,7 @@ def seconds_since(time: str) -> float:
 def with_status(report: Report, project: Project, task: Task) -> Report:
     """Return a report that also keeps the job's status up to date."""
     cells, started = task.chapter.size, now()
-    states: dict[str, State] = {"start": "running", "cell": "running", "done": "done", "failed": "failed"}
+    states: dict[str, Stage] = {"start": "running", "cell": "running", "done": "done", "failed": "failed"}
 
     def both(event: dict[str, Any]) -> None:
         status = JobStatus.here(task, states[event["event"]])
@@ -248,13 +249,31 @@ def clear_leftovers(project: Project) -> None:
     for folder in ("runs", "jobs"):
         for path in (project.build / folder).rglob(".*.tmp"):
             with contextlib.suppress(OSError):
-                if datetime.now(UTC).timestamp() - path.stat().st_mtime > LEFT_S:
+                old = datetime.now(UTC).timestamp() - path.stat().st_mtime > LEFT_S
+                if old or _writer_is_gone(path):
                     path.unlink()
+    for path in (project.build / "jobs").glob("*/*.json"):
+        if JobStatus.read(path) is None and not is_locked(lock_file(path)):
+            path.unlink(missing_ok=True)  # cut off, and so said by nobody
     for path in (project.build / "jobs").glob("*/*.lock"):
         descriptor = try_lock(path, wait=False)
         if descriptor is not None:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _writer_is_gone(path: Path) -> bool:
+    """Whether a file that was being written names a process of this machine that is no more; see `write_atomic`."""
+    writer = re.search(r"\.(\d+)@(.+)\.tmp$", path.name)
+    if writer is None or writer[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(writer[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 # how a job ended

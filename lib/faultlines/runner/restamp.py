@@ -22,7 +22,6 @@ import jupytext
 import nbformat
 import yaml
 
-from faultlines.notebook.checkpoints import CHECKPOINTS
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -32,7 +31,7 @@ from faultlines.notebook.provenance import Record, Restamp, code_cells_of, commi
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import number_cells, write_notebook
 from faultlines.notebook.sync import with_cells_of
-from faultlines.notebook.task import Task
+from faultlines.notebook.task import CHECKPOINTS, Task
 
 
 @dataclass(frozen=True)

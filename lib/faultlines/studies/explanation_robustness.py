@@ -20,6 +20,7 @@ from faultlines.estimators.similarity.correlation import (
     topk_intersection,
 )
 from faultlines.estimators.similarity.kendall import kendall_tau
+from faultlines.models.inference import predictions
 
 Likeness = dict[str, Float[Tensor, " image"]]
 
@@ -95,7 +96,7 @@ def likeness_of_others(
     """Return how alike maps of different images are: each map's mean Spearman correlation with the others.
 
     A map that hardly depends on its image is steady under every attack, and explains nothing: this is the level that
-    robustness has to be measured from. A constant map has no ranks; its correlation with any other is taken as 0.
+    robustness has to be measured from. A constant map has no ranks: it is like an equal one, 1, and like no other, 0.
 
     Args:
         maps: Clean maps, at least two.
@@ -123,6 +124,8 @@ def likeness_of_others(
     norms = ranks.norm(dim=1, keepdim=True)
     unit = torch.where(norms > 0, ranks / norms, 0.0)
     pairs = (unit @ unit.T).clamp(-1, 1)
+    constant, level = norms == 0, maps.flatten(1)[:, :1]
+    pairs = torch.where(constant & constant.T & (level == level.T), 1.0, pairs)
     different = ~torch.eye(n, dtype=torch.bool, device=maps.device)
     alike = different & (y[:, None] == y[None])
     return cast(
@@ -210,7 +213,7 @@ def common_correct(
         raise ValueError("networks is empty; there is no one to be right")
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
-    right = torch.stack([network(x).argmax(dim=1) == y for network in networks]).all(dim=0)
+    right = torch.stack([predictions(network(x)) == y for network in networks]).all(dim=0)
     chosen = right.nonzero().flatten()[:limit]
     if not len(chosen):
         raise ValueError(f"no sample of {len(x)} is classified right by all of the {len(networks)} networks")

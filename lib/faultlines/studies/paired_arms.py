@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faultlines.data.classification_subset import Task
+from faultlines.data.dataset import Task
 from faultlines.studies.robustness_profiles import Attack, Outcomes, attack_outcomes
 from faultlines.training.fit import fit
 from faultlines.training.history import History
-from faultlines.training.objectives.cross_entropy import TrackLambda
+from faultlines.training.objectives.objective import TrackLambda
 from faultlines.training.seeding import seeded
 
 ATTEMPTS = 3  # trainings of a network, each twice as long as the one before

@@ -40,12 +40,18 @@ class RegularizerStudy:
     n_test: int
     training: Mapping[str, Any] = field(default_factory=dict)
     device: str | torch.device = "cpu"
+    _read: dict[int, tuple[Split, Split, Split]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def splits(self, seed: int) -> tuple[Split, Split, Split]:
-        """Return the training, validation and test images of a seed, disjoint."""
-        data = load(self.dataset, n_train=self.n_train + self.n_validation, n_test=self.n_test, seed=seed)
-        train, validation = data.hold_out(self.n_validation, seed=seed)
-        return train.to(self.device), validation.to(self.device), data.test.to(self.device)
+        """Return the training, validation and test images of a seed, disjoint; those of the last seed are kept."""
+        if seed not in self._read:
+            self._read.clear()
+            data = load(self.dataset, n_train=self.n_train + self.n_validation, n_test=self.n_test, seed=seed)
+            train, validation = data.hold_out(self.n_validation, seed=seed)
+            self._read[seed] = (train.to(self.device), validation.to(self.device), data.test.to(self.device))
+        return self._read[seed]
 
     def train(self, arms: Mapping[str, Objective | Arm], seed: int) -> dict[str, nn.Module]:
         """Return one network an arm; equal initial weights, images and batches."""

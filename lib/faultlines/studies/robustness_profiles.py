@@ -15,6 +15,7 @@ from faultlines.estimators.lipschitz.attention import attention_bound
 from faultlines.estimators.lipschitz.jacobian import jacobian_norm, logit_jacobian_norm
 from faultlines.estimators.margins import margin_radius
 from faultlines.models.attention import Attention
+from faultlines.models.inference import predictions
 from faultlines.models.recorder import LayerRecord, record
 
 Attack = Callable[..., AttackResult]
@@ -40,14 +41,6 @@ class Outcomes:
         NaN for a network that has no image right.
         """
         return (self.correct & self.fooled[attack]).sum(1) / self.correct.sum(1).double()
-
-    def median_distance(self, attack: str) -> Float[Tensor, " network"]:
-        """Return each network's median perturbation over clean-correct images; infinite where too few are fooled.
-
-        An image that the attack did not fool counts as one at infinite distance.
-        """
-        reached = self.distance[attack].double().where(self.fooled[attack], torch.inf)
-        return torch.stack([row[right].median() for row, right in zip(reached, self.correct, strict=True)])
 
 
 def attack_outcomes(
@@ -83,7 +76,7 @@ def attack_outcomes(
     if not networks:
         raise ValueError("networks is empty; there is nothing to attack")
     with torch.no_grad():
-        correct = torch.stack([network(x).argmax(dim=1) == y for network in networks])
+        correct = torch.stack([predictions(network(x)) == y for network in networks])
     fooled, distance = {}, {}
     for name, attack in attacks.items():
         found = [
@@ -115,7 +108,7 @@ def survives(
         generator: Source of their random starts.
     """
     with torch.no_grad():
-        robust = model(x).argmax(dim=-1) == y
+        robust = predictions(model(x)) == y
     for attack in attacks:
         left = robust.nonzero().squeeze(-1)
         if len(left):

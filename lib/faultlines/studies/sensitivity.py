@@ -26,7 +26,7 @@ from faultlines.estimators.lipschitz.local import layer_lipschitz, read_layer
 from faultlines.estimators.malleability import most_influential
 from faultlines.estimators.ntk.empirical import empirical_ntk
 from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
-from faultlines.estimators.similarity.correlation import spearman
+from faultlines.models.inference import predictions
 from faultlines.studies.explanation_robustness import common_correct, explanation_outcome
 
 Samples = tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]]
@@ -123,12 +123,16 @@ def steepness(
 
 def _apart(outputs: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """Return each output's mean distance to the others'."""
-    if len(outputs) < 2:
-        raise ValueError(
-            f"test holds {len(outputs)} image: two are needed, for the unit is what another one does"
-        )
+    _check_pair(outputs)
     flat = outputs.flatten(1)
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1) / (len(flat) - 1)
+
+
+def _check_pair(images: Tensor) -> None:
+    if len(images) < 2:
+        raise ValueError(
+            f"test holds {len(images)} image: two are needed, for the unit is what another one does"
+        )
 
 
 def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget, seed: int) -> Moved:
@@ -140,7 +144,7 @@ def fooled(model: nn.Module, train: Samples, test: Samples, budget: ProbeBudget,
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with torch.no_grad():
         for _ in range(budget.steps):
-            wrong |= model(random_sign(x, everyone, eps=budget.eps, generator=generator)).argmax(dim=1) != y
+            wrong |= predictions(model(random_sign(x, everyone, eps=budget.eps, generator=generator))) != y
     return Moved(found.success.double().mean().item(), wrong.double().mean().item(), points=found.x_adv)
 
 
@@ -159,41 +163,19 @@ def map_lost(
         ValueError: If there are fewer than two images, or an attack moves a map that is the same for all of them.
     """
     del train
+    _check_pair(test[0])
     explain = partial(attribute, method=method, create_graph=True)
     found = explanation_outcome(
         model, *test, explain, "spearman", eps=budget.eps, steps=budget.steps, k=1, seed=seed
     )
     attack, noise = (1 - side["spearman"].mean().item() for side in (found.attacked, found.noisy))
-    exchange = 1 - other_image_likeness(attribute(model, *test, method=method).detach())
+    exchange = 1 - found.others.double().mean().item()
     if exchange < 1e-6 < max(attack, noise):
         raise ValueError(
             f"method={method!r} gives one map for all images: there is no unit for how far it moves"
         )
     moved, noisy = (lost / exchange if exchange >= 1e-6 else 0.0 for lost in (attack, noise))
     return Moved(moved, noisy, exchange)
-
-
-def other_image_likeness(maps: Float[Tensor, "n height width"]) -> float:
-    """Return Spearman's correlation of the maps of two different images, mean over all pairs.
-
-    What is left of a map's likeness to itself when not a small perturbation but the image is exchanged. Two equal
-    maps count as 1, and a constant map has nothing in common with another: 0.
-
-    Raises:
-        ValueError: If there are fewer than two maps.
-
-    Example:
-        >>> maps = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]])
-        >>> round(other_image_likeness(maps), 3)  # of three pairs one is equal, two are reversed
-        -0.333
-    """
-    if len(maps) < 2:
-        raise ValueError(f"maps holds {len(maps)}: two are needed to compare different images")
-    first, second = torch.triu_indices(len(maps), len(maps), 1)
-    a, b = maps[first], maps[second]
-    same = (a == b).flatten(1).all(dim=1).to(maps.dtype)
-    value = spearman(a, b)
-    return torch.where(value.isnan(), same, value).double().mean().item()
 
 
 def influences_flipped(
@@ -244,7 +226,7 @@ def cue_moved(
     wrong = other_class(y, model(x[:1]).shape[1], torch.Generator().manual_seed(seed))
     with torch.no_grad():
         changed = [
-            model(class_cue(x, code, side=side)).argmax(dim=1) != y
+            predictions(model(class_cue(x, code, side=side))) != y
             for code in (wrong + 1, torch.zeros_like(y))
         ]
     attack, noise = (share.double().mean().item() for share in changed)

@@ -15,6 +15,7 @@ from faultlines.data.spurious.grouped import GroupedImages
 from faultlines.estimators.attribution.cam import grad_cam
 from faultlines.estimators.foreground import foreground_energy, map_coverage
 from faultlines.estimators.linear_probing import linear_probe
+from faultlines.models.inference import predictions
 from faultlines.training.groups import GroupFit, GroupHistory, fit_groups, score
 from faultlines.training.objectives.group_objective import (
     GroupObjective,
@@ -134,7 +135,7 @@ def outcome(fit: GroupFit, data: SpuriousBenchmark, device: torch.device) -> Gro
     size = at_once(data.validation.x, 256)
     with torch.no_grad():
         right = [
-            (confounder(as_floats(x.to(device))).argmax(dim=1).cpu() == part).float()
+            (predictions(confounder(as_floats(x.to(device)))).cpu() == part).float()
             for x, part in zip(data.validation.x.split(size), c.split(size), strict=True)
         ]
     return replace(
@@ -180,7 +181,7 @@ def _maps(
         x = as_floats(images.x[start : start + batch_size].to(device))
         if target is None:
             with torch.no_grad():
-                t = model(x).argmax(dim=1)
+                t = predictions(model(x))
         else:
             t = target[start : start + batch_size].to(device)
         parts.append(grad_cam(model, x, t, center=True).cpu())

@@ -1,6 +1,5 @@
 from .batches import CropFlip as CropFlip
 from .contrastive import fit_contrastive as fit_contrastive
-from .device import choose_device as choose_device
 from .ensemble import Arm as Arm
 from .ensemble import fit_ensemble as fit_ensemble
 from .fit import fit as fit
@@ -33,6 +32,7 @@ from .objectives import TrackLambda as TrackLambda
 from .objectives import jasmin as jasmin
 from .objectives import map_similarity as map_similarity
 from .seeding import seeded as seeded
+from .settings import choose_device as choose_device
 from .two_layer import descend as descend
 from .two_layer import fit_adam as fit_adam
 from .two_layer import fit_adversarial as fit_adversarial

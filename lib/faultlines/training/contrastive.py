@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.estimators.forward import with_gradients
 from faultlines.models.clip.two_tower import CLIP, contrastive_loss
 from faultlines.models.differential import DifferentialAttention
 from faultlines.training import checkpoint as checkpoints
@@ -16,10 +17,10 @@ from faultlines.training.batches import Batches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.history import History
 from faultlines.training.loop import State, Terms, Training
-from faultlines.training.optimizer import build_optimizer
-from faultlines.training.settings import Settings
+from faultlines.training.settings import Settings, build_optimizer, plain_number
 
 
+@with_gradients
 def fit_contrastive(
     model: CLIP,
     x: Float[Tensor, "n channel height width"],
@@ -88,6 +89,7 @@ def fit_contrastive(
         )
     device = next(model.parameters()).device
     x, tokens = x.to(device), tokens.to(device)
+    seed, batch_size = plain_number(seed), plain_number(batch_size)
     batches = Batches(x, tokens, batch_size=batch_size, seed=seed)
     state = State(model, History(), "the contrastive loss", 0, epochs * len(batches))
     training = ContrastiveTraining(

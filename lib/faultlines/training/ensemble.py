@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from faultlines.estimators.forward import with_gradients
+from faultlines.models.inference import logits_of
 from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
 from faultlines.training.history import History
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.seeding import seeded
-from faultlines.training.settings import Settings, prepared
+from faultlines.training.settings import Settings, plain_number, prepared
 from faultlines.training.vmap_training import Member, fit_vmap
 
 Vectorize = Literal["auto", "always", "never"]
@@ -82,9 +84,10 @@ class Ensemble(Mapping[str, list[nn.Module]]):
 
     def __call__(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "member batch classes"]:
         """Return every member's logits, in the order of `members()`."""
-        return torch.stack([model(x) for model in self.members()])
+        return torch.stack([logits_of(model(x)) for model in self.members()])
 
 
+@with_gradients
 def fit_ensemble(
     make_model: Callable[[], nn.Module],
     x: Float[Tensor, "n ..."],
@@ -134,6 +137,7 @@ def fit_ensemble(
         >>> list(trained), len(trained["smooth"]), trained(x).shape
         (['plain', 'smooth'], 3, torch.Size([6, 64, 2]))
     """
+    seeds = [plain_number(seed) for seed in seeds]
     common = _check(seeds, arms, vectorize, settings)
     arms = cast(
         dict[str, Arm], {name: arm if isinstance(arm, Arm) else Arm(arm) for name, arm in arms.items()}
@@ -183,9 +187,8 @@ def group(arms: Mapping[str, Arm]) -> list[list[str]]:
     """Return the names of arms that can share one vectorised call: objectives equal but for their numbers.
 
     Example:
-        >>> from faultlines.training.objectives import CrossEntropy
-        >>> from faultlines.training.objectives.jasmin import MapEntropy
-        >>> arms = {"a": Arm(MapEntropy(0.1)), "b": Arm(CrossEntropy()), "c": Arm(MapEntropy(0.2))}
+        >>> from faultlines.training.objectives import CrossEntropy, JaSMin
+        >>> arms = {"a": Arm(JaSMin(0.1)), "b": Arm(CrossEntropy()), "c": Arm(JaSMin(0.2))}
         >>> group(arms)
         [['a', 'c'], ['b']]
     """

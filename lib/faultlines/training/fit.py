@@ -12,21 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from faultlines.estimators.forward import with_gradients
+from faultlines.models.inference import logits_of
 from faultlines.models.pixel_normalization import check_tensor
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches, LoaderBatches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
-from faultlines.training.objectives.cross_entropy import CrossEntropy
-from faultlines.training.objectives.objective import Objective
-from faultlines.training.optimizer import build_optimizer
+from faultlines.training.objectives.objective import CrossEntropy, Objective
 from faultlines.training.settings import (
     Optimizer,
     Schedule,
     Settings,
+    build_optimizer,
     check_single,
     evaluating,
+    plain_number,
     precision,
     prepared,
 )
@@ -34,6 +36,7 @@ from faultlines.training.settings import (
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
 
+@with_gradients
 def fit(
     model: nn.Module,
     x: Float[Tensor, "n ..."] | DataLoader[Any],
@@ -109,7 +112,8 @@ def fit(
         >>> history.loss[-1] < 0.3 < history.loss[0]
         True
     """
-    loader = x if isinstance(x, DataLoader) else None
+    loader, seed = x if isinstance(x, DataLoader) else None, plain_number(seed)
+    batch_size = plain_number(batch_size)
     settings = Settings(
         epochs=epochs,
         batch_size=batch_size if loader is None else loader.batch_size or 1,
@@ -178,10 +182,11 @@ class ClassifierTraining(Training[History]):
             self.held_out.in_order() if isinstance(self.held_out, LoaderBatches) else _split(*self.held_out)
         )
         with torch.no_grad():
-            found = [(self.model(x), y) for x, y in parts]
+            found = [(logits_of(self.model(x)), y) for x, y in parts]
         logits, y = (torch.cat(values) for values in zip(*found, strict=True))
         self.state.history.validation_loss.append(F.cross_entropy(logits, y).item())
-        self.state.history.validation_accuracy.append((logits.argmax(dim=1) == y).double().mean().item())
+        right = torch.where(logits.isnan().any(dim=1), torch.nan, (logits.argmax(dim=1) == y).double())
+        self.state.history.validation_accuracy.append(right.mean().item())
 
     def take(self, held: dict[str, Any]) -> None:
         """Go on from what a checkpoint holds."""
@@ -207,7 +212,7 @@ def _mean_loss(model: nn.Module, pairs: Pairs) -> float:
     total, count = torch.zeros(()), 0
     with evaluating(model):
         for x, y in pairs:
-            part = F.cross_entropy(model(x), y, reduction="sum")
+            part = F.cross_entropy(logits_of(model(x)), y, reduction="sum")
             total, count = (total + part if count else part), count + len(x)
     return float(total) / count
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from faultlines.data import image_files
+from faultlines.estimators.attribution.gradients import INTEGERS
 from faultlines.training.batches import Stream
 from faultlines.training.objectives.group_objective import GroupBatch
 
@@ -61,20 +62,18 @@ def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
         )
     for name in ("y", "c"):
         labels = getattr(data, name)
-        if labels.shape != (n,) or labels.dtype != torch.int64 or int(labels.min()) < 0:
+        if labels.shape != (n,) or labels.dtype not in INTEGERS or int(labels.min()) < 0:
             raise ValueError(
-                f"{name} has shape {tuple(labels.shape)} and dtype {labels.dtype}; it must be [{n}], int64 and from 0"
+                f"{name} has shape {tuple(labels.shape)} and dtype {labels.dtype}; it must be [{n}], integers from 0"
             )
     mask = getattr(data, "mask", None)
     if mask is not None and mask.shape != (n, *data.x.shape[2:]):
         raise ValueError(f"mask has shape {tuple(mask.shape)}; it must be {(n, *data.x.shape[2:])}")
-    c = data.c.unique(return_inverse=True)[1]
-    group, groups = number_groups(data.y, c)
+    y, c = data.y.long(), data.c.unique(return_inverse=True)[1]
+    group, groups = number_groups(y, c)
     domain = getattr(data, "environment", None)
     domain = c if domain is None else domain.unique(return_inverse=True)[1]
-    whole = GroupBatch(
-        data.x, data.y, c, None if mask is None else mask.float(), group, domain, torch.arange(n)
-    )
+    whole = GroupBatch(data.x, y, c, None if mask is None else mask.float(), group, domain, torch.arange(n))
     return whole.map(lambda t: t if t.nbytes > image_files.IN_MEMORY else t.to(device)), groups
 
 
@@ -92,18 +91,26 @@ class GroupBatches(Stream):
         batch_size: Samples a batch; the last of an epoch holds what is left.
         seed: Seed of order and flips.
         flip: Whether each image is mirrored with probability one half, and its mask with it.
+
+    Attributes:
+        dtype: Precision of the images of a batch; float32 until it is set to the model's.
     """
 
     def __init__(self, data: GroupBatch, *, batch_size: int, seed: int, flip: bool = True) -> None:
         order, flips = (torch.Generator().manual_seed(seed) for _ in range(2))  # the same on every device
         super().__init__(len(data.y), batch_size, order, flips)
         self.data, self.flip = data, flip
+        self.dtype = torch.float32
 
     def draw(self, index: Int[Tensor, " batch"]) -> GroupBatch:
         """Return the batch of these samples."""
         device = self.data.y.device
         drawn = self.data.map(lambda t: t[index.to(t.device)].to(device))  # as bytes, where they are bytes
-        return self.mirrored(drawn.floating(), index.to(device))
+        return self.mirrored(drawn.floating(self.dtype), index.to(device))
+
+    def one(self) -> Tensor:
+        """Return one image."""
+        return self.data.x[:1]
 
     def mirrored(self, batch: GroupBatch, index: Int[Tensor, " batch"]) -> GroupBatch:
         """Mirror half of the images of a batch, which are nobody else's, where that is asked for."""
@@ -158,6 +165,10 @@ class GroupLoaderBatches(GroupBatches):
         """Batches an epoch."""
         return len(self.loader)
 
+    def one(self) -> Tensor:
+        """Return one image, and draw nothing for it."""
+        return _Collate(self.loader.collate_fn)([(0, self.loader.dataset[0])])[1]
+
     def epoch(self) -> Iterator[GroupBatch]:
         """Yield the batches of the next epoch."""
         order = self.loader.batch_sampler
@@ -177,7 +188,7 @@ class GroupLoaderBatches(GroupBatches):
         d, x = self.data, x.to(self.device, copy=True)
         mask = None if mask is None else mask.to(self.device, torch.float32, copy=True)
         batch = GroupBatch(x, d.y[index], d.c[index], mask, d.group[index], d.domain[index], index)
-        return self.mirrored(batch.floating(), index)
+        return self.mirrored(batch.floating(self.dtype), index)
 
     def _read(self, **order: Any) -> Iterator[Any]:
         yield from DataLoader(

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from faultlines.estimators.forward import with_gradients
 from faultlines.estimators.groups import GroupAccuracy, Measure, group_accuracy
+from faultlines.models.inference import predictions
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.device import choose_device
 from faultlines.training.group_batches import GroupBatches, GroupData, GroupLoaderBatches, as_batch
 from faultlines.training.history import History
 from faultlines.training.loop import Callback, State, Terms, Training
@@ -31,9 +32,17 @@ from faultlines.training.objectives.group_objective import (
     at_once,
 )
 from faultlines.training.objectives.reweighting import ERM
-from faultlines.training.optimizer import build_optimizer
 from faultlines.training.seeding import seeded
-from faultlines.training.settings import Optimizer, Schedule, Settings
+from faultlines.training.settings import (
+    Optimizer,
+    Schedule,
+    Settings,
+    build_optimizer,
+    check_single,
+    choose_device,
+    plain_number,
+    precision,
+)
 
 STAGE_SEED = 7_000_003  # added to the seed of a run that is a stage of another
 
@@ -102,9 +111,12 @@ def score(model: nn.Module, data: GroupData, device: torch.device, batch_size: i
         data: Holds `x`, `y`, `c` and, maybe, `split`.
         device: Where the model is.
         batch_size: Images at once, at most: large ones are fewer.
+
+    Raises:
+        ValueError: If the model answers NaN.
     """
-    parts = data.x.split(at_once(data.x, batch_size))
-    found = torch.cat([model(as_floats(x.to(device))).argmax(dim=1) for x in parts])
+    dtype, parts = precision(model), data.x.split(at_once(data.x, batch_size))
+    found = torch.cat([predictions(model(as_floats(x.to(device), dtype))) for x in parts])
     return group_accuracy(found.cpu(), data.y.cpu(), data.c.cpu(), split=getattr(data, "split", ""))
 
 
@@ -125,6 +137,7 @@ class GroupFit:
     epoch: int
 
 
+@with_gradients
 def fit_groups(
     make_model: MakeModel,
     train: GroupData | DataLoader[Any],
@@ -197,7 +210,8 @@ def fit_groups(
         epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay,
         warmup=warmup, schedule=schedule, grad_clip=None,
     )  # fmt: skip
-    objective = ERM() if objective is None else objective
+    objective, seed = ERM() if objective is None else objective, plain_number(seed)
+    batch_size = plain_number(batch_size)
     validation = dict(validation or {})
     if select is not None:
         select = Selection(*select)
@@ -223,6 +237,11 @@ def fit_groups(
 
     outputs = confounders if getattr(objective, "label", "y") == "c" else classes
     model = seeded(lambda: make_model(outputs), seed).to(device)
+    batches.dtype = precision(model)
+    last = len(data.y) % settings.batch_size
+    if 1 in (settings.batch_size, last) and not (isinstance(train, DataLoader) and train.drop_last):
+        one = as_floats(batches.one().to(device), batches.dtype)
+        check_single(model, one, len(data.y), settings.batch_size)
     loss_of = objective.start(GroupRun(make_model, data, groups, classes, confounders, seed, stage)).to(
         device
     )
@@ -279,7 +298,10 @@ class GroupTraining(Training[GroupHistory]):
         """Score the validation sets, and keep the weights of the best epoch."""
         history, model = self.state.history, self.state.model
         for name, held_out in self.validation.items():
-            history.score(name, score(model, held_out, self.device))
+            try:
+                history.score(name, score(model, held_out, self.device))
+            except ValueError as error:  # as a loss that is not finite
+                raise FloatingPointError(f"{error}, of {name!r} under {self.describe()}") from error
         if self.select is not None and history.selected(*self.select) == self.state.epoch - 1:
             self.best = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -295,7 +317,7 @@ class GroupTraining(Training[GroupHistory]):
     def automatic(self, run: dict[str, str]) -> Path:
         """Return the file of the run in the folder that `FAULTLINES_CHECKPOINTS` names."""
         loss_of, steps, whole = self.state.objective, self.state.steps, self.batches.data
-        first = whole.map(lambda t: t[: self.batches.batch_size].to(self.device)).floating()
+        first = whole.map(lambda t: t[: self.batches.batch_size].to(self.device)).floating(self.batches.dtype)
 
         def begin(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Terms]:
             # a copy, for a loss may hold state; and the last step, whose loss holds every term

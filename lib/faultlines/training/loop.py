@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from faultlines.training.batches import Stream
 from faultlines.training.checkpoint import Checkpoint, discard
 from faultlines.training.history import EpochMean, EpochsBar, History
-from faultlines.training.optimizer import learning_rate
 from faultlines.training.seeding import global_state, own_draws, set_global_state
-from faultlines.training.settings import Settings
+from faultlines.training.settings import Settings, learning_rate
 
 Terms = dict[str, Tensor]
 H = TypeVar("H", bound=History)

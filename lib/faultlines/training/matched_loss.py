@@ -11,12 +11,13 @@ from typing import Any, overload
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from faultlines.estimators.forward import with_gradients
 from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
 from faultlines.training.history import History
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.seeding import seeded
-from faultlines.training.settings import Settings, prepared
+from faultlines.training.settings import Settings, plain_number, prepared
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class MatchedGrid(Sequence[MatchedRun]):
         return [run for run in self.runs if not run.reached]
 
 
+@with_gradients
 def fit_matched(
     make_model: Callable[[], nn.Module],
     x: Float[Tensor, "n ..."],
@@ -172,8 +174,9 @@ def fit_matched(
         >>> [str(cell) for cell in runs.complete()], runs.missed()[0].why
         (['lr1-batch32-momentum0'], 'the training loss is 0.77 after 40 epochs, above 0.3')
     """
+    seeds = [plain_number(seed) for seed in seeds]
     for name, values in (("cells", cells), ("seeds", seeds)):
-        if not values or len(set(values)) != len(values):
+        if not len(values) or len(set(values)) != len(values):
             raise ValueError(f"{name}={list(values)} must be distinct and at least one")
     settings = {
         cell: Settings(epochs=epochs, stop_at_loss=stop_at_loss, stop_every=stop_every, **_plain(cell))

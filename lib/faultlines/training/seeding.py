@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -23,7 +24,7 @@ def seeded(make_model: Callable[[], M], seed: int) -> M:
         True
     """
     with torch.random.fork_rng(devices=[]):  # models are made on the CPU and moved after
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(operator.index(seed))
         return make_model()
 
 
@@ -34,7 +35,7 @@ def own_draws(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(
         devices=[device] if accelerator else [], device_type=device.type if accelerator else "cuda"
     ):
-        torch.manual_seed(seed)
+        torch.manual_seed(operator.index(seed))
         yield
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from faultlines.attacks.pgd import PGD
 from faultlines.attacks.training_data import perturb_training_data
+from faultlines.estimators.forward import with_gradients
 from faultlines.estimators.ntk.two_layer import finite_relu_ntk
 from faultlines.models.linearized import Representation
 from faultlines.models.two_layer import LinearisedTwoLayer, TwoLayerReLU
@@ -40,6 +41,7 @@ class Descent:
     converged: bool
 
 
+@with_gradients
 def descend(
     network: TwoLayerReLU | LinearisedTwoLayer,
     rows: Float[Tensor, "n d"],
@@ -116,6 +118,7 @@ def _slope(
     return loss, (gates * residual[:, None]).T.mul(readout[:, None]) @ rows + ridge * moved
 
 
+@with_gradients
 def fit_adam(
     network: TwoLayerReLU,
     rows: Float[Tensor, "n d"],
@@ -160,6 +163,7 @@ def fit_adam(
     return training.state.history
 
 
+@with_gradients
 def fit_adversarial(
     network: TwoLayerReLU,
     representation: Representation,

@@ -22,8 +22,7 @@ from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.history import History
 from faultlines.training.loop import State, Terms, Training, refill
 from faultlines.training.objectives.objective import Objective
-from faultlines.training.optimizer import BETAS, EPS, decays, learning_rate
-from faultlines.training.settings import Optimizer, Settings
+from faultlines.training.settings import BETAS, EPS, Optimizer, Settings, decays, learning_rate
 
 
 @dataclass(frozen=True)

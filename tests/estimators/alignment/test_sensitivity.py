@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faultlines.estimators.alignment import (
@@ -13,7 +13,6 @@ from faultlines.estimators.alignment import (
     sensitivity_terms,
     sensitivity_threshold,
 )
-from faultlines.estimators.alignment.sensitivity import depth_threshold
 
 positive = st.floats(0.01, 20)
 cosines = st.floats(-1, 1)
@@ -57,32 +56,6 @@ def test_they_broadcast_over_tensors():
     )
 
 
-@given(
-    c_da=positive, c_base=positive, l_da=st.floats(0.5, 3), l_base=st.floats(0.5, 3), alpha=st.floats(0.3, 1)
-)
-def test_depth_threshold_is_where_the_bounds_cross(c_da, c_base, l_da, l_base, alpha):
-    slope = math.log(alpha * l_da / l_base)
-    assume(abs(slope) > 1e-9)  # of equal growth only rounding says which is the faster
-    star = depth_threshold(c_da=c_da, c_base=c_base, l_da=l_da, l_base=l_base, alpha=alpha)
-
-    def below(depth):
-        """Compare logarithms, which do not overflow."""
-        return math.log(c_da) + depth * math.log(alpha * l_da) < math.log(c_base) + depth * math.log(l_base)
-
-    if math.isfinite(star):
-        step = 1 + abs(star)
-        assert below(star + step) and not below(star - step)
-    else:
-        assert star == math.inf and slope > 0 and not below(1e6)
-
-
-def test_pure_powers_never_cross_at_a_positive_depth():
-    assert depth_threshold(c_da=1, c_base=1, l_da=3, l_base=2, alpha=0.5) == 0
-    assert depth_threshold(c_da=1, c_base=1, l_da=3, l_base=2, alpha=0.9) == math.inf
-    assert depth_threshold(c_da=2, c_base=1, l_da=2, l_base=1, alpha=0.5) == math.inf
-    assert depth_threshold(c_da=1, c_base=2, l_da=2, l_base=1, alpha=0.5) == -math.inf
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -90,7 +63,6 @@ def test_pure_powers_never_cross_at_a_positive_depth():
         (lambda: sensitivity_ratio(1.0, 1.0, 1.5), "cosine=1.5"),
         (lambda: sensitivity_threshold(-1.0, 1.0), "gamma=-1.0"),
         (lambda: sensitivity_threshold(1.0, torch.tensor([1.0, 0.0])), "lambda_rho=0.0"),
-        (lambda: depth_threshold(c_da=0, c_base=1, l_da=1, l_base=1, alpha=1), "c_da=0"),
     ],
 )
 def test_errors(call, words):

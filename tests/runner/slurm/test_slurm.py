@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.toy_cells import closing, opening
 from typer.testing import CliRunner
 
 from faultlines.cli.main import app
@@ -25,33 +26,11 @@ from faultlines.runner.slurm import SlurmPool, SlurmResources
 
 pytestmark = pytest.mark.slow
 
-HEAD = """\
----
-jupytext:
-  text_representation: {extension: .md, format_name: myst}
-kernelspec: {name: python3, display_name: Python 3, language: python}
----
-
-# Toy
-
-```{code-cell}
-from faultlines import notebook
-
-notebook.begin()
-```
-
-```{code-cell}
-:tags: [parameters]
-
+HEAD = opening("""
 rate: float = 0.1  # rate [0..100]
 seed: int = 0  # seed [0..1000]
 wait: float = 0.0  # seconds [0..600]
-```
-
-```{code-cell}
-notebook.check_parameters()
-```
-"""
+""")
 
 POOLED = (
     HEAD
@@ -69,11 +48,8 @@ ledger.state("C1", "the rate counts", paper="", test="mean above 0")
 ledger.settle("C1", mean_interval([rate, rate + 0.01 * seed, rate + 0.02]))
 ledger.table()
 ```
-
-```{code-cell}
-notebook.record("toy", ledger)
-```
 """
+    + closing("toy")
 )
 
 TRAINING = (

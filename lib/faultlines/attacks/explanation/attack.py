@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ from faultlines.attacks.explanation.surrogate import check_beta
 from faultlines.attacks.loop import FixedStep, ascend
 from faultlines.attacks.norms import Ball, Norm
 from faultlines.attacks.results import AttackResult, Worst
+from faultlines.estimators.forward import original, uncompiled
 
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion for criterion in (Cosine(), Spearman(), MassCentre())
@@ -114,7 +115,8 @@ class ExplanationAttack(Attack[ExplanationResult]):
                 a ReLU network without a surrogate, or runs a kernel without a second derivative, as fused
                 attention.
         """
-        with named_second_derivative():
+        victim.model = original(cast(Any, victim.model))  # compiled code has no second derivative
+        with uncompiled(), named_second_derivative():
             objective = self.objective(victim, x, y)
             return self._account(objective, self.worst(objective, Ball(x, self.eps, self.norm), generator))
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from faultlines.attacks.attack import check_count
+from faultlines.models.attention import at_least_float
 
 
 class Criterion(Protocol):
@@ -58,7 +59,7 @@ class TopK:
 
     def reference(self, clean: Tensor) -> Tensor:
         """Return which pixels are the clean map's top k, as 1 and 0 `[batch, pixel]`."""
-        flat = clean.flatten(1).abs()
+        flat = at_least_float(clean).flatten(1).abs()
         if self.k > flat.shape[1]:
             raise ValueError(f"k={self.k} is more than the {flat.shape[1]} pixels of the map")
         return torch.zeros_like(flat).scatter_(1, flat.topk(self.k, dim=1).indices, 1)
@@ -71,7 +72,7 @@ class TopK:
         """Return the share of them that are still top k."""
         flat = maps.flatten(1).abs()
         least = flat.topk(self.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        return ((flat >= least) * reference).sum(dim=1) / self.k
+        return or_nan(((flat >= least) * reference).sum(dim=1) / self.k, flat)
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class MassCentre:
         if maps.ndim != 3:
             raise ValueError(f"maps have shape {tuple(maps.shape)}; a centre takes [batch, height, width]")
         height, width = maps.shape[1:]
+        maps = at_least_float(maps)
         rows = torch.arange(height, device=maps.device, dtype=maps.dtype) - (height - 1) / 2
         columns = torch.arange(width, device=maps.device, dtype=maps.dtype) - (width - 1) / 2
         mass = shares(maps)
@@ -136,7 +138,7 @@ class Cosine:
 
     def reference(self, clean: Tensor) -> Tensor:
         """Return the clean maps at unit length, `[batch, pixel]`."""
-        return unit(clean.flatten(1))
+        return unit(at_least_float(clean).flatten(1))
 
     def loss(self, maps: Tensor, reference: Tensor) -> Tensor:
         """Return minus the cosine."""
@@ -144,7 +146,7 @@ class Cosine:
 
     def score(self, maps: Tensor, reference: Tensor) -> Tensor:
         """Return the cosine."""
-        return agreement(unit(maps.flatten(1)), reference)
+        return agreement(unit(at_least_float(maps).flatten(1)), reference)
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,22 @@ class Spearman:
 
     def loss(self, maps: Tensor, reference: Tensor) -> Tensor:
         """Return minus the correlation of values with clean ranks."""
-        return -agreement(unit(centred(maps.flatten(1))), reference)
+        return -agreement(unit(centred(at_least_float(maps).flatten(1))), reference)
 
     def score(self, maps: Tensor, reference: Tensor) -> Tensor:
         """Return the rank correlation."""
-        return agreement(unit(centred(ranks(maps.flatten(1)))), reference)
+        flat = maps.flatten(1)
+        return or_nan(agreement(unit(centred(ranks(flat))), reference), flat)
+
+
+def or_nan(score: Float[Tensor, " batch"], flat: Float[Tensor, "batch pixel"]) -> Float[Tensor, " batch"]:
+    """Return the score, and NaN where the map holds one, which no order of its pixels shows."""
+    return torch.where(flat.isnan().any(dim=1), torch.nan, score)
 
 
 def shares(maps: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
     """Return the absolute map at sum 1; a map of zeros stays one."""
-    size = maps.abs()
+    size = at_least_float(maps).abs()
     total = size.flatten(1).sum(dim=1).reshape(-1, *[1] * (maps.ndim - 1))
     return size / torch.where(total > 0, total, 1)
 
@@ -190,7 +198,7 @@ def ranks(flat: Float[Tensor, "batch pixel"]) -> Float[Tensor, "batch pixel"]:
         >>> ranks(torch.tensor([[5.0, 1.0, 5.0]]))
         tensor([[1.5000, 0.0000, 1.5000]])
     """
-    flat = flat.detach().contiguous()
+    flat = at_least_float(flat.detach()).contiguous()  # in half precision ranks above 2,048 would not differ
     ordered = flat.sort(dim=1).values
     below = torch.searchsorted(ordered, flat)
     up_to = torch.searchsorted(ordered, flat, right=True)

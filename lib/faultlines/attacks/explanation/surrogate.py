@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -166,6 +167,6 @@ def check_beta(beta: float) -> float:
     Raises:
         ValueError: If it is no finite number above 0.
     """
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta) or beta <= 0:
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta) or beta <= 0:
         raise ValueError(f"surrogate_beta={beta!r} must be a finite number above 0")
     return float(beta)

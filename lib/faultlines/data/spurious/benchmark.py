@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from faultlines.data.dataset import check_count
 from faultlines.data.spurious.grouped import CLASSES, LOCATIONS, Cell, GroupedImages, benchmark_cells
 from faultlines.data.spurious.rendering import check_dials, render_groups
 
@@ -86,12 +87,7 @@ def spurious_benchmark(
         >>> data.train
         GroupedImages(40 images 3 x 64 x 64, 8 groups)
     """
-    counts = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
-    for argument, n in counts.items():
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"{argument}={n!r} must be an integer of at least 1")
-    if isinstance(n_ood_validation, bool) or not isinstance(n_ood_validation, int) or n_ood_validation < 0:
-        raise ValueError(f"n_ood_validation={n_ood_validation!r} must be an integer of at least 0")
+    check_sizes(n_train, n_validation, n_test, n_ood_validation)
     check_dials(size=size, bgs=bgs, patch=patch, coat=coat, noise=noise)
     generator = torch.Generator().manual_seed(seed)
     seeds = iter(torch.randint(2**62, (4,), generator=generator).tolist())
@@ -119,6 +115,20 @@ def spurious_benchmark(
         split("test", "test", n_test),
         split("ood_validation", "test", n_ood_validation) if n_ood_validation else None,
     )
+
+
+def check_sizes(
+    n_train: int | None, n_validation: int | None, n_test: int | None, n_ood_validation: int, also: str = ""
+) -> None:
+    """Refuse numbers of images that a benchmark's splits cannot have; None is what its maker takes by default.
+
+    Raises:
+        ValueError: Naming the argument, its value and what is allowed, with the words of `also`.
+    """
+    for name, n in {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}.items():
+        if n is not None:
+            check_count(name, n, also=also)
+    check_count("n_ood_validation", n_ood_validation, 0)
 
 
 def expand(cells: tuple[Cell, ...]) -> tuple[Tensor, Tensor, Tensor]:

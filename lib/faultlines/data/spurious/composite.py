@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faultlines.data.dataset import Dataset
+from faultlines.data.dataset import Dataset, check_count
 from faultlines.data.loading import load
-from faultlines.data.spurious.benchmark import SpuriousBenchmark, expand
+from faultlines.data.spurious.benchmark import SpuriousBenchmark, check_sizes, expand
 from faultlines.data.spurious.grouped import GroupedImages, benchmark_cells
 
 GARMENTS = {"trouser": 1, "bag": 8, "ankle boot": 9, "pullover": 2}  # their numbers in Fashion-MNIST
@@ -55,19 +55,14 @@ def composite_benchmark(
         ValueError: If the name is unknown, a number out of range, or there are too few garments or pictures.
         FileNotFoundError: If a data set is not there.
     """
+    check_sizes(n_train, n_validation, n_test, n_ood_validation)
     counts = {
         "train": n_train,
         "validation": n_validation,
         "test": n_test,
         "ood_validation": n_ood_validation,
     }
-    for split, n in counts.items():
-        if isinstance(n, bool) or not isinstance(n, int) or n < (split != "ood_validation"):
-            raise ValueError(
-                f"n_{split}={n!r} must be an integer of at least {int(split != 'ood_validation')}"
-            )
-    if isinstance(size, bool) or not isinstance(size, int) or size < 32:
-        raise ValueError(f"size={size!r} must be an integer of at least 32")
+    check_count("size", size, 32)
     if not 0 < opacity <= 1:
         raise ValueError(f"opacity={opacity!r} must lie in (0, 1]")
     garments, pictures = _load("fashion_mnist", cast(Any, root)), _load("cifar10", cast(Any, root))

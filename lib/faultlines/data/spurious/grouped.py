@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from faultlines.data.dataset import check_count
+
 CLASSES = ("bulldog", "corgi", "dachshund", "labrador")  # the loader's order, which numbers the labels
 LOCATIONS = ("desert", "jungle", "dirt", "mountain", "snow", "beach")
 PER_CLASS = 3168  # images of a class in an environment of the original
@@ -149,8 +151,7 @@ def _swapped(locations: tuple[str, ...], n: int) -> tuple[Cell, ...]:
 def _check(difficulty: str, n: int) -> str:
     if difficulty not in _M2M:
         raise ValueError(f"difficulty={difficulty!r} is not one of {', '.join(_M2M)}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n={n!r} must be an integer of at least 1")
+    check_count("n", n)
     return difficulty
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from faultlines.data.dataset import check_count
 from faultlines.data.spurious.animals import EAR, FAR, NEAR, fur, pattern, pose, signed_distance
 from faultlines.data.spurious.grouped import CLASSES, LOCATIONS, GroupedImages
 from faultlines.data.spurious.scenes import mix, neutral, scenes
@@ -88,8 +89,7 @@ def check_dials(*, size: int, bgs: float, patch: int | None, coat: float, noise:
     Raises:
         ValueError: Naming the dial, its value and what is allowed.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 32:
-        raise ValueError(f"size={size!r} must be an integer of at least 32")
+    check_count("size", size, 32)
     for name, value in (("bgs", bgs), ("coat", coat)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value!r} must lie in [0, 1]")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from faultlines.estimators.alignment.branches import Alignment, branch_maps, cosine
-from faultlines.estimators.forward import check_steady, in_any_mode
+from faultlines.estimators.forward import check_steady, in_any_mode, outputs
 from faultlines.estimators.spectral import spectral_norm
 from faultlines.models.recorder import record
 
@@ -54,7 +54,7 @@ def branch_jacobians(model: nn.Module, x: Float[Tensor, " *shape"], *, layer: in
         torch.Size([2, 5, 5, 16])
     """
     with torch.no_grad(), record() as tape:
-        model(x[None])
+        outputs(model, x[None])
     if not -len(tape.layers) <= layer < len(tape.layers):
         raise ValueError(f"layer={layer} must be one of {len(tape.layers)} recorded layers")
     there = branch_maps(tape.layers[layer])
@@ -115,7 +115,7 @@ def layer_gradients(model: nn.Module, x: Float[Tensor, "batch *shape"]) -> Layer
     """
     check_steady(model)
     with torch.no_grad(), record() as tape:
-        model(x[:1])
+        outputs(model, x[:1])
     if not tape.layers:
         raise ValueError("model records no attention layer")
     cells = [[branch_jacobians(model, one, layer=i) for i in range(len(tape.layers))] for one in x]

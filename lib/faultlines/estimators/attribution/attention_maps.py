@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Literal, cast
 
 import torch
@@ -59,7 +60,7 @@ def raw_attention(
     Raises:
         ValueError: If the model records no attention, or an argument is not as stated.
     """
-    if isinstance(layer, bool) or not isinstance(layer, int):
+    if isinstance(layer, bool) or not isinstance(layer, Integral):
         raise ValueError(
             f"layer={layer!r} must be an integer: layers are counted from the input, the last is -1"
         )

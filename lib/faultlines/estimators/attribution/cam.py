@@ -12,7 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from faultlines.estimators.attribution.gradients import Images, Target, check_images, check_target
-from faultlines.estimators.forward import derivatives, original, warn_of_nan
+from faultlines.estimators.forward import (
+    check_steady,
+    derivatives,
+    original,
+    uncompiled,
+    warn_of_nan,
+    without_draws,
+)
+from faultlines.models.attention import at_least_float
 from faultlines.models.inference import frozen, logits_of, one_precision
 
 Normalization = Literal["none", "minmax", "l1", "l2"]
@@ -43,6 +51,7 @@ def normalize_map(
         raise ValueError(f"maps have shape {tuple(maps.shape)}; they must be [batch, height, width]")
     if kind == "none":
         return maps
+    dtype, maps = maps.dtype, at_least_float(maps)
     if kind == "minmax":
         maps = maps - maps.amin(dim=(1, 2), keepdim=True)
         size = maps.amax(dim=(1, 2), keepdim=True)
@@ -50,8 +59,8 @@ def normalize_map(
         alive = (maps != 0).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
         safe = torch.where(alive, maps, 1.0)  # a norm has no gradient at zero: it is not asked for one there
         size = torch.linalg.vector_norm(safe, ord=int(kind[1]), dim=(1, 2), keepdim=True) * alive
-    there = size > eps
-    return torch.where(there, maps / torch.where(there, size, 1.0), 0.0)
+    gone = size <= eps  # and not NaN, which is no map either, but not nothing
+    return torch.where(gone, 0.0, maps / torch.where(gone, 1.0, size)).to(dtype)
 
 
 Method = Literal["auto", "closed", "autograd"]
@@ -78,8 +87,8 @@ def grad_cam(
       \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial s_t}{\partial A_{k,ij}}.$$
 
     Args:
-        model: A convolutional network; its mode is left as it is, and without `create_graph` its statistics are, too.
-            In training mode the map of an image is that in its batch.
+        model: A convolutional network; its mode is left as it is. In training mode with layers for which that matters
+            it is refused, but with `create_graph`: an objective looks at a network while it trains.
         x: Images.
         target: The class of each image, or one for all.
         layer: The layer whose output is mapped, by name or itself; by default `model.features` where a linear head
@@ -95,11 +104,14 @@ def grad_cam(
         One map an image.
 
     Raises:
-        ValueError: If an argument is not as stated, or the model has no convolution to default to.
+        ValueError: If an argument is not as stated, the model draws random numbers in evaluation mode, too, or it has
+            no convolution to default to.
     """
     with derivatives(create_graph, x, target) as (x, target):
         check_images(x)
         target = check_target(target, x)
+        if not create_graph:
+            check_steady(model)
         model = original(model)
         if layer is None and not pools_linearly(model):
             with one_precision(model, x):
@@ -107,7 +119,8 @@ def grad_cam(
         options: dict[str, Any] = {"layer": layer, "relu": relu, "center": center, "normalize": normalize}
         if not create_graph:
             x = x.detach()
-        with nullcontext() if create_graph else frozen(model):
+        alone = nullcontext() if create_graph else frozen(model)
+        with alone, one_precision(model, x), nullcontext() if create_graph else without_draws(x):
             return logits_and_maps(model, x, target, method=method, create_graph=create_graph, **options)[1]
 
 
@@ -181,7 +194,7 @@ def logits_and_maps(
             logits = network.head(features.mean(dim=(2, 3)))
             maps = cam_of_head(features, network.head.weight, _targets(target, logits), center=center)
         else:
-            with _captured(network, layer) as captured:
+            with _captured(network, layer) as captured, uncompiled():
                 logits = logits_of(network(x))
             if not captured:
                 raise ValueError(f"layer={layer!r} was not run in the forward pass")
@@ -219,7 +232,7 @@ def last_convolution(model: nn.Module, x: Images) -> nn.Module:
     convolutions = [part for part in getattr(model, "modules", list)() if isinstance(part, nn.Conv2d)]
     handles = [part.register_forward_pre_hook(lambda conv, _: ran.append(conv)) for part in convolutions]
     try:
-        with torch.no_grad(), frozen(model):
+        with torch.no_grad(), frozen(model), uncompiled():
             model(x if model.training else x[:1])
     finally:
         for handle in handles:
@@ -315,7 +328,7 @@ def _captured(model: Any, layer: str | nn.Module | None) -> Iterator[list[Tensor
             del vars(model)["features"]
         return
     if isinstance(layer, str):
-        names = dict(model.named_modules())
+        names, layer = dict(model.named_modules()), layer.removeprefix("_orig_mod.")  # of a compiled network
         if layer not in names or not layer:
             raise ValueError(f"layer={layer!r} is not one of {', '.join(name for name in names if name)}")
         layer = names[layer]

@@ -46,7 +46,7 @@ def check_count(n: int, name: str) -> None:
     Raises:
         ValueError: If it is not a positive integer.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ValueError(f"{name}={n!r} must be an integer, at least 1")
 
 

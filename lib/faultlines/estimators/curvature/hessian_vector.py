@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,9 @@ from faultlines.estimators.forward import (
 from faultlines.models.pixel_normalization import check_tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+DRAWS = 6  # where a loss that looks at some samples only, the largest say, looks at others
 
 
 class HessianProduct:
@@ -67,7 +71,7 @@ class HessianProduct:
         if not self.parameters:
             raise ValueError("parameters holds none that requires a gradient")
         self.model, self.x, self.y, self.loss = model, x, y, loss
-        self.chunk_size = chunk_size or len(x)
+        self.chunk_size = int(chunk_size or len(x))
         self._shares = [1.0] if self.chunk_size >= len(x) else self._split_loss()
         self._kept = list(self._gradients()) if self.chunk_size >= len(x) else None
 
@@ -128,13 +132,12 @@ class HessianProduct:
             z = torch.cat([outputs(self.model, xb) for xb in self.x.split(self.chunk_size)])
         generator = torch.Generator(z.device).manual_seed(0)
         draws = []
-        for _ in range(2):  # shares that depend on the outputs are none
+        for place in (z, z, *DRAWS * [0 * z]):  # shares that depend on the outputs are none
             noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-            draws.append(self._shares_at(z + noise))
+            draws.append(self._shares_at(place + noise))
         rounding = 1e3 * torch.finfo(z.dtype).eps
-        if None in (*draws[0], *draws[1]) or not cast(Any, torch.allclose)(
-            *map(torch.tensor, draws), rtol=rounding, atol=0
-        ):
+        first, *others = (torch.tensor([math.nan if s is None else s for s in shares]) for shares in draws)
+        if not all(torch.allclose(first, other, rtol=rounding, atol=0) for other in others):
             raise ValueError(
                 f"chunk_size={self.chunk_size} would change the value: the loss over all samples is no weighted sum of "
                 "the losses over pieces of them; pass chunk_size=None"

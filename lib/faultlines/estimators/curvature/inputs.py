@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int64
@@ -179,6 +180,6 @@ def _derivative(
 
 
 def _chunks(x: Tensor, y: Tensor, chunk_size: int, rows: Tensor) -> zip:
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, Integral) or chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size!r} must be an integer, at least 1")
-    return zip(*(part.split(chunk_size) for part in (x, y, rows)), strict=True)
+    return zip(*(part.split(int(chunk_size)) for part in (x, y, rows)), strict=True)

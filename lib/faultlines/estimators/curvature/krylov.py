@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, cast
 
 import torch
@@ -191,9 +192,9 @@ def _growth(t: Float[Tensor, "batch m m"], values: Tensor, k: int, end: End) -> 
 
 
 def _check(n: int, k: int, steps: int, tol: float, end: str) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= n:
         raise ValueError(f"k={k!r} must lie between 1 and the number of coordinates, {n}, and be an integer")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps={steps!r} must be an integer, at least 1")
     if not tol >= 0:
         raise ValueError(f"tol={tol} must be at least 0")

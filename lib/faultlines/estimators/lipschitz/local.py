@@ -206,7 +206,8 @@ def layer_lipschitz(
         Lower bounds by reading.
 
     Raises:
-        ValueError: If a reading is unknown, or an argument is out of range; see `local_lipschitz`.
+        ValueError: If a reading is unknown or not to be had of the model, or an argument is out of range; see
+            `local_lipschitz`.
 
     Example:
         >>> from faultlines.models import ViT
@@ -220,6 +221,11 @@ def layer_lipschitz(
 
     check_steady(model)
     model = original(model)
+    if set(readings) != {"logits"} and not (hasattr(model, "tokens") and hasattr(model, "blocks")):
+        raise ValueError(
+            f"readings={tuple(readings)!r} need a model with tokens and blocks, as ViT has; "
+            f"{type(model).__name__} is none, and 'logits' can be read of any"
+        )
 
     def search(layer: int, reading: str) -> LocalLipschitz:
         """Return the bounds of one reading."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -37,7 +39,7 @@ def check_ridge(ridge: float) -> None:
     Raises:
         ValueError: If it is no finite number of at least 0.
     """
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge={ridge!r} must be a finite number, at least 0")
 
 

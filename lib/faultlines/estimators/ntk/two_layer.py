@@ -77,6 +77,7 @@ def check_kernel_memory(
 
 # arccos has an infinite slope at 1; closer than this the cosine counts as constant when differentiating
 EDGE = 1e-10
+HALF = (torch.float16, torch.bfloat16)  # computed in float32: products and counts overflow
 PAIRS = 2**14  # of nearly parallel rows at a time
 
 
@@ -121,6 +122,9 @@ def relu_ntk(
     same, b = b is None, a if b is None else b
     check_rows(a, "a")
     check_rows(b, "b")
+    if a.dtype in HALF:
+        whole = relu_ntk(a.float(), None if same else b.float(), train=train, block=block)
+        return whole.to(a.dtype)
     na, nb = (torch.linalg.vector_norm(x, dim=1) for x in (a, b))
     for name, length in (("a", na), ("b", nb)):
         if not (length > 0).all():
@@ -130,7 +134,7 @@ def relu_ntk(
         return _kernel(a, b, na, nb, train, 0 if same else None)
     check_kernel_memory(len(a), len(b), dtype=a.dtype, device=a.device, copies=1.5)
     out = a.new_empty(len(a), len(b))
-    for start in range(0, len(a), block):
+    for start in range(0, len(a), int(block)):
         rows = slice(start, start + block)
         out[rows] = _kernel(a[rows], b, na[rows], nb, train, start if same else None)
     return _mirror(out, block) if same else out
@@ -208,8 +212,11 @@ def finite_relu_ntk(
     b = a if b is None else b
     _check(a, b, weight.shape[1])
     check_rows(weight, "weight")
+    if a.dtype in HALF:
+        rows = (a.float(), None if b is a else b.float())
+        return finite_relu_ntk(*rows, weight=weight.float(), block=block).to(a.dtype)
     counts = a.new_zeros(len(a), len(b))
-    for units in weight.split(block):
+    for units in weight.split(int(block)):
         active = _active(a, units)
         other = active if b is a else _active(b, units)
         counts += (active @ other.T).to(a.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -165,7 +166,7 @@ def topk_intersection(a: Maps, b: Maps, k: int) -> Float[Tensor, " batch"]:
     """
     rows_a, rows_b = flat_pair(a, b)
     n = rows_a.shape[1]
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= n:
         raise ValueError(f"k={k!r} must be an integer from 1 to {n}, the entries of a map")
     common = torch.minimum(top_membership(rows_a, k), top_membership(rows_b, k)).sum(dim=1)
     share = (common / k).clamp(0, 1).to(a.dtype)

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.models.attention import at_least_float
+from faultlines.models.inference import logits_of
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,
@@ -57,6 +59,7 @@ def coral(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]
         >>> coral(a, a).item(), round(coral(a, a + 1).item(), 4)
         (0.0, 1.0)
     """
+    a, b = at_least_float(a), at_least_float(b)
     means = (a.mean(dim=0) - b.mean(dim=0)).square().mean()
     return means + (a.T.cov() - b.T.cov()).square().mean()
 
@@ -86,7 +89,7 @@ class IRM(GroupObjective):
 
     def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Return the sum, scaled, and its terms."""
-        logits = model(batch.x)
+        logits = logits_of(model(batch.x))
         risks, penalties = [], []
         for domain in batch.domain.unique():
             here = batch.domain == domain
@@ -106,6 +109,7 @@ def irm_penalty(logits: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> Flo
         >>> irm_penalty(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item()
         0.0
     """
+    logits = at_least_float(logits)
     residual = logits.softmax(dim=1) - F.one_hot(y, logits.shape[1])
     return (residual * logits).sum(dim=1).mean().square()
 
@@ -145,7 +149,7 @@ class MixupLoss(GroupLoss):
         rng = np.random.default_rng([self.seed, clock.step])
         share = float(rng.beta(self.alpha, self.alpha))
         order = torch.as_tensor(rng.permutation(len(batch.y)), device=batch.y.device)
-        logits = model(share * batch.x + (1 - share) * batch.x[order])
+        logits = logits_of(model(share * batch.x + (1 - share) * batch.x[order]))
         loss = share * F.cross_entropy(logits, batch.y) + (1 - share) * F.cross_entropy(
             logits, batch.y[order]
         )

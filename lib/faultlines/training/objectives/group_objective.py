@@ -49,16 +49,14 @@ class GroupBatch:
         }
         return GroupBatch(**changed, mask=None if self.mask is None else change(self.mask))
 
-    def floating(self) -> GroupBatch:
+    def floating(self, dtype: torch.dtype) -> GroupBatch:
         """Return the batch with images to compute with; see `as_floats`."""
-        return replace(self, x=as_floats(self.x))
+        return replace(self, x=as_floats(self.x, dtype))
 
 
-def as_floats(x: Tensor) -> Float[Tensor, "..."]:
-    """Return images to compute with, of a set that may be held in half precision or in bytes for its size."""
-    if x.dtype == torch.float16:
-        return x.float()
-    return x if x.is_floating_point() else x.float() / 255
+def as_floats(x: Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
+    """Return images to compute with, of a set that may be held in another precision or in bytes for its size."""
+    return x.to(dtype) if x.is_floating_point() else x.to(dtype) / 255
 
 
 def at_once(x: Float[Tensor, "n ..."], most: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.estimators.forward import explicit_attention
+from faultlines.models.inference import logits_of
 from faultlines.training.objectives.objective import Model, Objective, check_number
 
 
@@ -43,7 +44,8 @@ class InputGradient(Objective):
 
         def total(x: Tensor) -> Tensor:
             with explicit_attention():
-                return F.cross_entropy(model(x), y, reduction="sum")  # a sum, so that samples stay apart
+                # a sum, so that samples stay apart
+                return F.cross_entropy(logits_of(model(x)), y, reduction="sum")
 
         gradient, loss = gradient_and_value(total, x)
         loss = loss / len(x)
@@ -89,7 +91,7 @@ class CurvaturePenalty(Objective):
 
         def total(x: Tensor) -> Tensor:
             with explicit_attention():
-                return F.cross_entropy(model(x), y, reduction="sum")
+                return F.cross_entropy(logits_of(model(x)), y, reduction="sum")
 
         gradient, loss = gradient_and_value(total, x)
         z = gradient.detach().sign()
@@ -147,7 +149,7 @@ class MapSteadiness(Objective):
 
         def own_class(x: Tensor) -> Tensor:
             with explicit_attention():
-                logits.append(model(x))
+                logits.append(logits_of(model(x)))
             return logits[-1].gather(1, y[:, None]).sum()
 
         signs = 2.0 * torch.randint(0, 2, x.shape).to(x) - 1  # the same on every device

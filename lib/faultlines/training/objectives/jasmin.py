@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faultlines.estimators.softmax import softmax_jacobian_bound
+from faultlines.models.inference import logits_of
 from faultlines.models.pixel_normalization import check_tensor
 from faultlines.models.recorder import record
 from faultlines.training.objectives.objective import Model, Objective, check_number
@@ -28,7 +30,7 @@ def check_jasmin(k: int, rows: str, layers: str) -> None:
     Raises:
         ValueError: If `k` is negative, not an integer, or 1, or a reduction is unknown.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 0:
         raise ValueError(f"k={k!r} must be 0 or an integer >= 2")
     if k == 1:
         raise ValueError("k=1 makes JaSMin_1 = log(g_1 / g_1) = 0 for every map; take k=0 or k >= 2")
@@ -129,41 +131,6 @@ class JaSMin(Objective):
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum and its terms `cross_entropy` and `jasmin` (without the coefficient)."""
         with record() as tape:
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(logits_of(model(x)), y)
         penalty = jasmin(tape.maps, self.k, rows=self.rows, layers=self.layers)
         return loss + self.coefficient * penalty, {"cross_entropy": loss, "jasmin": penalty}
-
-
-@dataclass(frozen=True)
-class MapEntropy(Objective):
-    r"""Cross-entropy minus `coefficient` times the mean row entropy $-\sum_j P_{ij} \log P_{ij}$, in nats.
-
-    Args:
-        coefficient: Positive spreads the maps, negative sharpens them. The mean is over layers, batch, heads
-            and queries.
-
-    Raises:
-        ValueError: If `coefficient` is not finite.
-    """
-
-    per_member: ClassVar[tuple[str, ...]] = ("coefficient",)
-
-    coefficient: float | Tensor
-
-    def __post_init__(self) -> None:
-        check_number("coefficient", self.coefficient)
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the difference and its terms `cross_entropy` and `entropy`.
-
-        Raises:
-            ValueError: If the model recorded no attention map.
-        """
-        with record() as tape:
-            loss = F.cross_entropy(model(x), y)
-        if not tape.maps:
-            raise ValueError("MapEntropy needs attention maps, and the model recorded none")
-        # clamped, for the derivative of p log p is infinite at 0
-        entropies = [torch.special.entr(p.clamp(min=1e-12)).sum(dim=-1).mean() for p in tape.maps]
-        entropy = sum(entropies[1:], entropies[0]) / len(entropies)
-        return loss - self.coefficient * entropy, {"cross_entropy": loss, "entropy": entropy}

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faultlines.models.inference import logits_of, predictions
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,
@@ -22,6 +23,7 @@ from faultlines.training.objectives.group_objective import (
     weighted_mean,
 )
 from faultlines.training.objectives.objective import check_number
+from faultlines.training.settings import precision
 
 Label = Literal["y", "c"]
 
@@ -93,8 +95,9 @@ class JTT(GroupObjective):
             raise ValueError("JTT looks at all training images at once: give it tensors, not a DataLoader")
         model = run.fit(ERM(), self.first)
         with torch.no_grad():
-            parts = run.data.x.split(at_once(run.data.x, 512))
-            found = torch.cat([model(as_floats(x.to(run.data.y.device))).argmax(dim=1) for x in parts])
+            parts, dtype = run.data.x.split(at_once(run.data.x, 512)), precision(model)
+            floats = (as_floats(x.to(run.data.y.device), dtype) for x in parts)
+            found = torch.cat([predictions(model(x)) for x in floats])
         return WeightedLoss(torch.where(found == run.data.y, 1.0, self.upweight))
 
 
@@ -115,7 +118,7 @@ class WeightedLoss(GroupLoss):
 
     def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Return the loss, which is its own only term."""
-        losses = F.cross_entropy(model(batch.x), getattr(batch, self.label), reduction="none")
+        losses = F.cross_entropy(logits_of(model(batch.x)), getattr(batch, self.label), reduction="none")
         loss = weighted_mean(losses, self.weight[batch.index])
         return loss, {"cross_entropy": loss}
 
@@ -159,7 +162,7 @@ class GroupDROLoss(GroupLoss):
 
     def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Update the weights and return the weighted loss, its mean and the largest weight."""
-        losses = F.cross_entropy(model(batch.x), batch.y, reduction="none")
+        losses = F.cross_entropy(logits_of(model(batch.x)), batch.y, reduction="none")
         means = group_means(losses, batch.group, len(self.weight))
         with torch.no_grad():
             weight = self.weight * (self.step_size * means).exp()

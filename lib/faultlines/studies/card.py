@@ -1,0 +1,379 @@
+"""A report card: someone's attention mechanism or trained classifier under the probes, beside reference mechanisms.
+
+A mechanism is trained in the small transformer to the training loss of the references, a seed at a time, and compared
+with them over seeds; the numbers of the references are stored with the library, so that only the target is trained. A
+classifier is taken as it is, and its intervals are over disjoint batches of images. What a target must be able to do is
+checked before anything is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from faultlines import __version__
+from faultlines.data.classification_subset import make_task
+from faultlines.data.dataset import Dataset
+from faultlines.data.image_files import list_images, read_images
+from faultlines.data.loading import load
+from faultlines.estimators.lipschitz.local import local_lipschitz
+from faultlines.models.inference import logits_of
+from faultlines.models.vit import ViT
+from faultlines.studies.card_target import (
+    Target,
+    check_classifier,
+    check_mechanism_target,
+    find_target,
+    made_classifier,
+)
+from faultlines.studies.sensitivity import PROBES, Moved, Probe, ProbeBudget, _apart
+from faultlines.training.fit import fit
+from faultlines.training.seeding import seeded
+
+SCHEMA = 1
+REFERENCES = Path(__file__).with_name("card_references.json")
+WITH_ATTENTION: tuple[str, ...] = ("attention layer", "attention map")
+LARGEST_KERNEL = 300_000  # weights above which a network's tangent kernel is too large for a card
+
+Numbers = dict[str, Any]
+"""Of one network: accuracy, loss, and by probe `[attack, noise]`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the target and the references have in common.
+
+    Attributes:
+        dataset: Name of the data set.
+        radius: Of every attack and of all noise, pixels in [0, 1], maximum norm.
+        loss: Training loss at which mechanisms are compared.
+        train_size: Training images of a seed.
+        test_size: Test images of a seed.
+        grid: Patches a side.
+        dim: Width of a token.
+        depth: Blocks.
+        heads: Heads a block.
+        epochs: Passes after which a network counts as not having reached the loss.
+        n_images: Images under the probes, of those that the network itself classifies rightly.
+        n_influence: Training images whose influences are computed.
+        steps: Gradient steps of an attack, and draws of its noise.
+    """
+
+    dataset: str = "digits"
+    radius: float = 0.08
+    loss: float = 0.2
+    train_size: int = 600
+    test_size: int = 300
+    grid: int = 4
+    dim: int = 32
+    depth: int = 1
+    heads: int = 2
+    epochs: int = 150
+    n_images: int = 24
+    n_influence: int = 40
+    steps: int = 8
+
+
+class _Logits(nn.Module):
+    """A classifier that returns its logits, whatever it returned them in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits."""
+        return logits_of(self.model(x))
+
+
+def measure_mechanism(
+    make: Callable[..., Any] | str, data: Dataset, setting: Setting, seed: int
+) -> Numbers | None:
+    """Train one network with a mechanism to the loss, and return its numbers; None where it does not come there.
+
+    Images, first weights and their order are those of the seed, whatever the mechanism.
+    """
+    x, y, x_test, y_test = make_task(
+        data, None, n_train=setting.train_size, n_test=setting.test_size, seed=seed, dtype=torch.float32
+    )
+    height = data.image_shape[1]
+
+    def network() -> ViT:
+        return ViT(
+            image_shape=data.image_shape, patch_size=height // setting.grid, classes=len(data.classes),
+            dim=setting.dim, depth=setting.depth, heads=setting.heads, attention=make,
+        )  # fmt: skip
+
+    model = seeded(network, seed)
+    history = fit(
+        model, x, y, seed=seed, epochs=setting.epochs, batch_size=min(64, len(x)), lr=0.01, weight_decay=0.0,
+        warmup=0.0, schedule="constant", stop_at_loss=setting.loss, stop_every=20,
+    )  # fmt: skip
+    if history.stopped_at is None:
+        return None
+    return look(model.eval(), (x, y), (x_test, y_test), setting, seed, dict(PROBES))
+
+
+def look(
+    model: nn.Module,
+    train: tuple[Float[Tensor, "n channel height width"], Int64[Tensor, " n"]],
+    test: tuple[Float[Tensor, "t channel height width"], Int64[Tensor, " t"]],
+    setting: Setting,
+    seed: int,
+    probes: Mapping[str, Probe],
+) -> Numbers:
+    """Return a network's accuracy, loss, and how far each probe moves it under attack and under noise.
+
+    Raises:
+        ValueError: If it classifies fewer than two images rightly.
+    """
+    (x, y), (x_test, y_test) = train, test
+    with torch.no_grad():
+        logits = model(x_test)
+        loss = nn.functional.cross_entropy(model(x), y).item()
+    right = logits.argmax(dim=1) == y_test
+    chosen = right.nonzero().flatten()[: setting.n_images]
+    if len(chosen) < 2:
+        raise ValueError(f"the network has {len(chosen)} of {len(y_test)} images right; two are needed")
+    budget = ProbeBudget(eps=setting.radius, steps=setting.steps)
+    few = (x[: setting.n_influence], y[: setting.n_influence])
+    numbers: Numbers = {"accuracy": right.double().mean().item(), "loss": loss, "probes": {}}
+    for name, probe in probes.items():
+        moved = probe(model, few, (x_test[chosen], y_test[chosen]), budget, seed)
+        numbers["probes"][name] = [moved.attack, moved.noise]
+    return numbers
+
+
+def measure_classifier(model: nn.Module, data: Dataset, setting: Setting, batches: int) -> list[Numbers]:
+    """Return the numbers of a classifier on disjoint batches of test images, with the probes that fit it."""
+    wrapped = _Logits(model).eval()
+    probes: dict[str, Probe] = {n: p for n, p in PROBES.items() if n not in WITH_ATTENTION}
+    probes["logits"] = _steep_logits
+    if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
+        probes.pop("influence")
+    each = min(setting.test_size, len(data.x_test) // batches)
+    order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))
+    draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(1))[: setting.train_size]
+    found = []
+    for n in range(batches):
+        part = order[n * each : (n + 1) * each]
+        test = (data.x_test[part], data.y_test[part])
+        found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, probes))
+    return found
+
+
+def _steep_logits(model: nn.Module, train: Any, test: Any, budget: ProbeBudget, seed: int) -> Moved:
+    """Return what `steepness` does of logits, of any classifier."""
+    x = test[0]
+    found = local_lipschitz(
+        model, x, budget.eps, directions=budget.steps, ascent_steps=budget.steps, norm="linf",
+        generator=torch.Generator(x.device).manual_seed(seed),
+    )  # fmt: skip
+    with torch.no_grad():
+        apart = _apart(model(x))
+    attack, noise = ((side * budget.eps / apart).log().mean().item() for side in (found.ascent, found.random))
+    return Moved(attack, noise, apart.mean().item())
+
+
+def stored_references(setting: Setting) -> dict[str, dict[int, Numbers]]:
+    """Return the stored numbers of the reference mechanisms by seed, at exactly this setting; else none."""
+    held = json.loads(REFERENCES.read_text(encoding="utf-8")) if REFERENCES.is_file() else {"sets": []}
+    for one in held["sets"]:
+        if one["setting"] == asdict(setting):
+            return {
+                name: {int(seed): numbers for seed, numbers in by_seed.items()}
+                for name, by_seed in one["networks"].items()
+            }
+    return {}
+
+
+def kept(folder: Path, key: str, make: Callable[[], Numbers | None]) -> Numbers | None:
+    """Return what was measured before under a key, or measure and keep it: a card goes on where it stopped."""
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))["numbers"]
+    numbers = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump({"key": key, "numbers": numbers}, file)
+    Path(name).replace(path)
+    return numbers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a card is made of.
+
+    Attributes:
+        target: What was asked for.
+        networks: The target's numbers by seed of a mechanism, by batch of a classifier.
+        references: The reference mechanisms' numbers, by name and seed.
+        missed: Seeds at which the mechanism did not come to the loss.
+        left_out: Why a probe is not in it, by probe.
+        warnings: What may be wrong with the target.
+    """
+
+    target: Target
+    networks: dict[int, Numbers]
+    references: dict[str, dict[int, Numbers]]
+    missed: list[int]
+    left_out: dict[str, str]
+    warnings: list[str]
+
+    def attack(self, probe: str, name: str | None = None, *, noise: bool = False) -> dict[int, float]:
+        """Return one number a seed under a probe, of the target or of a reference."""
+        of = self.networks if name is None else self.references[name]
+        return {seed: n["probes"][probe][noise] for seed, n in of.items() if probe in n["probes"]}
+
+    def paired(self, probe: str) -> tuple[list[float], list[float]]:
+        """Return the target's and softmax's numbers at the seeds that both have; of a classifier none."""
+        softmax = self.attack(probe, "softmax") if self.target.kind == "mechanism" else {}
+        own = self.attack(probe)
+        both = sorted(own.keys() & softmax.keys())
+        return [own[s] for s in both], [softmax[s] for s in both]
+
+
+def setting_for(dataset: str, **given: Any) -> Setting:
+    """Return the references' setting, with what is given in its place; of a data set other than digits without any.
+
+    Args:
+        dataset: Name or path of the data set.
+        given: Fields of `Setting`; a number of 0 leaves the field as it is.
+    """
+    usual: dict[str, Any] = {} if dataset == "digits" else {"radius": 8 / 255, "loss": 0.4}
+    return Setting(dataset=dataset, **usual | {name: value for name, value in given.items() if value})
+
+
+def measure_target(
+    target: Target, data: Dataset, setting: Setting, seeds: int, folder: Path, weights: str = ""
+) -> Measured:
+    """Check a target, then train or take it, and measure it; what was measured before is taken from the folder.
+
+    Where there are no stored references at this setting, softmax attention is trained beside a mechanism.
+
+    Args:
+        target: See `find_target`.
+        data: The data set.
+        setting: See `Setting`.
+        seeds: Seeds of a mechanism, from 0; disjoint batches of test images of a classifier.
+        folder: Where numbers are kept.
+        weights: File of a classifier's weights, if any.
+
+    Raises:
+        ValueError: If the target is bad, in one line, before anything is trained; or fewer than two seeds come to the
+            loss.
+    """
+    references = stored_references(setting)
+    if target.kind == "classifier":
+        model = made_classifier(target, weights)
+        said = check_classifier(model, target.name, data.x_test, data.y_test, len(data.classes))
+        networks = dict(enumerate(measure_classifier(model, data, setting, seeds)))
+        left: dict[str, str] = dict.fromkeys(WITH_ATTENTION, "the classifier's attention is not read")
+        if "influence" not in networks[0]["probes"]:
+            left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
+        return Measured(target, networks, references, [], left, said)
+    if weights:
+        raise ValueError(f"weights={weights!r} are for a classifier; a mechanism is trained here")
+    check_mechanism_target(target, setting.heads, setting.dim // setting.heads, setting.grid**2 + 1)
+    wanted = {target.name: target}
+    if not references and target.name != "softmax":
+        wanted["softmax"] = find_target("softmax")
+    images = hashlib.sha256(data.x_train.numpy().tobytes()).hexdigest()[:16]
+    found: dict[str, dict[int, Numbers | None]] = {}
+    for (name, one), seed in ((item, seed) for item in wanted.items() for seed in range(seeds)):
+        stored = references.get(name, {}).get(seed) if one.source == name else None
+        key = json.dumps([SCHEMA, one.source, asdict(setting), images, seed])
+
+        def train(one: Target = one, seed: int = seed) -> Numbers | None:
+            return measure_mechanism(one.make, data, setting, seed)
+
+        found.setdefault(name, {})[seed] = stored or kept(folder, key, train)
+    own = {seed: numbers for seed, numbers in found[target.name].items() if numbers is not None}
+    if len(own) < 2:
+        raise ValueError(
+            f"target={target.name!r} came to the training loss {setting.loss:g} with {len(own)} of {seeds} seeds; "
+            "two are needed: raise loss"
+        )
+    if not references:
+        name = "softmax"
+        references = {name: {s: n for s, n in found.get(name, found[target.name]).items() if n is not None}}
+    missed = [seed for seed, numbers in found[target.name].items() if numbers is None]
+    return Measured(target, own, references, missed, {}, [])
+
+
+def data_for(words: str) -> Dataset:
+    """Return the data set of a card.
+
+    Args:
+        words: A name that `load` knows, the path of an `.npz`, or a folder with a folder of images for each class:
+            these are made 32 x 32 in colour, and every fifth is a test image.
+
+    Raises:
+        ValueError: If it is none of these; one line.
+    """
+    path = Path(words)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise ValueError(f"dataset={words!r} is no file")
+        return load(path.stem, path.parent)
+    if not path.is_dir():
+        return load(words)
+    classes = sorted(part.name for part in path.iterdir() if part.is_dir())
+    files = [(file, c) for c, name in enumerate(classes) for file in list_images(path / name)]
+    if len(classes) < 2 or len(files) < 10:
+        raise ValueError(
+            f"dataset={words!r} holds {len(files)} images in {len(classes)} folders; one a class is needed"
+        )
+    images, labels = read_images([file for file, _ in files], 32), torch.tensor([c for _, c in files])
+    test = torch.arange(len(labels)) % 5 == 4
+    return Dataset(path.name, images[~test], labels[~test], images[test], labels[test], tuple(classes))
+
+
+def card_json(
+    found: Measured, setting: Setting, effects: Mapping[str, tuple[float, float, float]]
+) -> dict[str, Any]:
+    """Return a card as plain data, of the form that `card_schema.json` beside this module says.
+
+    Args:
+        found: What was measured.
+        setting: With what.
+        effects: By probe, how much more than softmax the target moves: the mean over seeds, and its interval.
+    """
+    first = next(iter(found.networks.values()))
+    probes = {
+        name: {
+            "attack": list(found.attack(name).values()),
+            "noise": list(found.attack(name, noise=True).values()),
+            "references": {m: list(found.attack(name, m).values()) for m in found.references},
+            "more_than_softmax": dict(zip(("estimate", "low", "high"), effects[name], strict=True))
+            if name in effects
+            else None,
+        }
+        for name in first["probes"]
+    }
+    return {
+        "schema": SCHEMA,
+        "library": __version__,
+        "target": found.target.name,
+        "source": found.target.source,
+        "kind": found.target.kind,
+        "setting": asdict(setting),
+        "seeds": list(found.networks),
+        "missed": found.missed,
+        "accuracy": [n["accuracy"] for n in found.networks.values()],
+        "loss": [n["loss"] for n in found.networks.values()],
+        "probes": probes,
+        "left_out": found.left_out,
+        "warnings": found.warnings,
+    }
