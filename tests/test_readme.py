@@ -15,6 +15,7 @@ import torch
 from typer.main import get_command
 
 import faultlines
+from faultlines.book.publish import PICTURES
 from faultlines.cli.main import app
 from faultlines.models import record
 from faultlines.notebook.chapters import Chapter
@@ -40,6 +41,23 @@ OURS = {
     for words in commands(path.read_text(encoding="utf-8"))
     if "faultlines" in words
 }
+
+
+def test_it_is_short_and_shows_what_was_found() -> None:
+    assert len(README.encode()) <= 8000
+    for path in re.findall(r'(?:\]\(|src(?:set)?=")(?!https?:)([^)"#]+)', README):
+        assert (ROOT / path).exists(), path
+    [picture] = re.findall(r"<picture>.*?</picture>", README, re.DOTALL)
+    assert set(re.findall(r'(?:srcset|src)="_static/([^"]+)"', picture)) == set(PICTURES)
+    assert "(prefers-color-scheme: dark)" in picture and len(re.findall(r'alt="([^"]*)"', picture)[0]) > 60
+    first = README.split("\n\n")[2]
+    assert len(re.findall(r"\.(?: |$)", first)) == 3, "what it is, in three sentences"
+    answers = re.findall(r"^- \*\*\[[^]]+\]\(chapters/([\w-]+)\.ipynb\)\*\*.*?: (.*)$", README, re.MULTILINE)
+    assert {name for name, _ in answers} == set(Chapter.all(PROJECT))
+    for name, said in answers:
+        assert said.endswith(".") and len(said) < 300 and ". " not in said, (name, said)
+    lines = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0].splitlines()
+    assert len([line for line in lines if line and not re.match("import|from", line)]) <= 10
 
 
 def test_the_lines_of_library_run_as_they_stand(tmp_path: Path) -> None:

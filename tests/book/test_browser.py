@@ -28,6 +28,7 @@ from faultlines.notebook.project import Project
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 pytestmark = pytest.mark.browser
 
@@ -329,6 +330,126 @@ def test_the_notebook_downloads(browser: webdriver.Chrome, site: str, chapter: s
     )
     notebook = json.loads(text)
     assert any(cell.get("outputs") for cell in notebook["cells"]), "the notebook holds no output"
+
+
+# the scoreboard and the picture
+
+
+def shown(browser: webdriver.Chrome) -> list[list[str]]:
+    """Return the cells of the scoreboard's rows that are in sight."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('table.fl-board tbody tr')].filter(r => r.offsetHeight > 0)"
+        ".map(r => [...r.cells].map(c => c.innerText.trim()))"
+    )
+
+
+def said_count(browser: webdriver.Chrome) -> int:
+    return int(browser.find_element(By.CSS_SELECTOR, ".fl-count").text.split()[0])
+
+
+def field(browser: webdriver.Chrome, name: str):
+    return browser.find_element(By.CSS_SELECTOR, f".fl-filters [name={name}]")
+
+
+def choose(browser: webdriver.Chrome, name: str, value: str) -> None:
+    Select(field(browser, name)).select_by_value(value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_scoreboard_filters_and_sorts(browser: webdriver.Chrome, site: str, size: str):
+    resize(browser, size)
+    browser.get("about:blank")
+    browser.get(f"{site}scoreboard.html")
+    settle(browser)
+    primary = shown(browser)
+    assert len(primary) == said_count(browser) > 30
+    field(browser, "primary").click()
+    everything = shown(browser)
+    assert len(everything) == said_count(browser) > 2 * len(primary)
+
+    choose(browser, "verdict", "fails")
+    failed = shown(browser)
+    assert 0 < len(failed) < len(everything) and all("fails" in row[4] for row in failed)
+    choose(browser, "run", "default")
+    assert {row[3] for row in shown(browser)} == {"default"}
+    chapter = shown(browser)[0][2]
+    choose(browser, "chapter", chapter)
+    assert {row[2] for row in shown(browser)} == {chapter}
+    for name in ("verdict", "run", "chapter"):
+        choose(browser, name, "")
+    assert len(shown(browser)) == len(everything)
+
+    field(browser, "text").send_keys("RBF kernel")
+    found = shown(browser)
+    assert 0 < len(found) < len(everything)
+    assert all("rbf" in " ".join(row).lower() and "kernel" in " ".join(row).lower() for row in found)
+    field(browser, "text").clear()
+    field(browser, "text").send_keys(" ")
+
+    choose(browser, "sort", "effect")
+    numbers = [float(row[5].split()[0].rstrip("%")) for row in shown(browser) if re.match(r"[-+]?\d", row[5])]
+    assert numbers == sorted(numbers) and len(numbers) > 100
+    assert "verdict=" not in browser.current_url and "sort=effect" in browser.current_url
+
+
+def test_the_scoreboard_works_by_keyboard_and_from_a_link(browser: webdriver.Chrome, site: str):
+    resize(browser, "desktop")
+    browser.get("about:blank")
+    browser.get(f"{site}scoreboard.html#verdict=holds&primary=off")
+    settle(browser)
+    assert all("holds" in row[4] for row in shown(browser)) and len(shown(browser)) > 50
+    browser.execute_script("document.querySelector('.fl-filters [name=text]').focus()")
+    reached = []
+    for _ in range(12):
+        reached.append(
+            browser.execute_script("return document.activeElement.name || document.activeElement.innerText")
+        )
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert reached[:6] == ["text", "chapter", "run", "verdict", "sort", "primary"]
+    assert reached[6:] == ["Claim", "What it says", "Chapter", "Run", "Verdict", "Effect"]
+    head = browser.find_element(By.XPATH, "//table//th[.//button[text()='Claim']]")
+    for order in ("ascending", "descending"):
+        head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+        assert head.get_attribute("aria-sort") == order
+        claims = [row[0] for row in shown(browser)]
+        first, last = (claims[0], claims[-1]) if order == "ascending" else (claims[-1], claims[0])
+        assert first.startswith("C1") and last.startswith("X")
+
+
+def test_the_scoreboard_works_from_the_disk(browser: webdriver.Chrome, site: str):
+    resize(browser, "desktop")
+    browser.get((HTML / "scoreboard.html").as_uri())
+    before = len(shown(browser))
+    choose(browser, "verdict", "inconclusive")
+    assert 0 < len(shown(browser)) < before
+    browser.get("about:blank")
+    failures(browser)  # a page from the disk is none of the server's
+
+
+@pytest.mark.parametrize("page", ["intro", *CHAPTERS])
+def test_the_picture_is_read_on_a_phone_without_scrolling_sideways(
+    browser: webdriver.Chrome, site: str, page: str
+):
+    for size in SIZES:
+        resize(browser, size)
+        browser.get(f"{site}{page}.html")
+        boxes = browser.execute_script(
+            "return [...document.querySelectorAll('.fl-picture .fl-mark, .fl-picture .fl-name, .fl-picture .fl-word')]"
+            ".map(e => { const b = e.getBoundingClientRect(), s = getComputedStyle(e);"
+            " return [b.left, b.right, b.height, parseFloat(s.fontSize), e.scrollWidth - e.clientWidth]; })"
+        )
+        assert len(boxes) >= (100 if page == "intro" else 12)
+        width = SIZES[size][0]
+        for left, right, height, font, hidden in boxes:
+            assert 0 <= left < right <= width and height > 10 and font >= 12 and hidden <= 0
+        # a bar lies in its strip, and a mark on its bar's row
+        astray = browser.execute_script(
+            "return [...document.querySelectorAll('.fl-strip')].filter(s => { const b = s.getBoundingClientRect();"
+            " return [...s.querySelectorAll('.fl-bar, .fl-band')].some(e => { const r = e.getBoundingClientRect();"
+            " return r.left < b.left - 1 || r.right > b.right + 4 || r.top < b.top - 1 || r.bottom > b.bottom + 1; });"
+            " }).length"
+        )
+        assert astray == 0
 
 
 # what a reader looks at

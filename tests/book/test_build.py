@@ -14,11 +14,20 @@ import pytest
 import yaml
 
 from faultlines.book import sphinx_extension
+from faultlines.book import sphinx_extension as book
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"toy-figure": "chapters/toy.html", "desk-toy-figure": "results/desk/toy.html"}
+
+
+PARTS = ("summary", "picture", "answers", "scoreboard")
+FRONT = (
+    "# Front\n\n## Parts\n\n"
+    + "\n\n".join(f"```{{include}} _generated/{part}.md\n```" for part in PARTS)
+    + "\n"
+)
 
 
 @pytest.fixture
@@ -30,7 +39,7 @@ def small(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     extensions.remove("sphinxcontrib.bibtex")
     del config["sphinx"]["config"]["bibtex_reference_style"]
     (checkout.root / "_config.yml").write_text(yaml.safe_dump(config))
-    (checkout.root / "intro.md").write_text("# Front\n\n```{include} _generated/scoreboard.md\n```\n")
+    (checkout.root / "intro.md").write_text(FRONT)
     (checkout.root / "costs.md").write_text("# Costs\n\n```{include} _generated/costs.md\n```\n")
     (checkout.root / "draft.md").write_text("# Draft\n")
     toc = checkout.root / "_toc.yml"

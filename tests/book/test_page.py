@@ -10,7 +10,15 @@ from typing import Any
 import nbformat
 import pytest
 
-from faultlines.book.page import believed, relabel, relink, result_page, run_changes, show_figures_alone
+from faultlines.book.page import (
+    believed,
+    insert_picture,
+    relabel,
+    relink,
+    result_page,
+    run_changes,
+    show_figures_alone,
+)
 from faultlines.book.scoreboard import read_board
 from faultlines.notebook.chapters import Chapter, code_cells
 from faultlines.notebook.errors import UsageError
@@ -160,6 +168,20 @@ def test_a_foreign_result_is_marked_on_its_page_and_quoted_nowhere(
     assert "```{admonition} These numbers are not those of a recorded run\n:class: warning" in text_of(page)
     assert state.changes[0] in text_of(page)
     assert read_board(checkout, judge_runs).markdown() == "No chapter has a result yet.\n"
+
+
+def test_the_picture_stands_under_the_opening_answer(checkout: Project, put: Callable[..., Path]) -> None:
+    put()
+    page = page_of(checkout)
+    insert_picture(page, "<figure></figure>")
+    at = next(n for n, cell in enumerate(page.cells) if cell.source == "<figure></figure>")
+    assert "parameters" in page.cells[at + 1].metadata["tags"]  # this chapter says nothing before them
+    says = next(n for n, cell in enumerate(page.cells) if "C1-verdict" in cell.source)
+    page = page_of(checkout)
+    page.cells.insert(1, page.cells.pop(says - 1))
+    insert_picture(page, "<figure></figure>")
+    assert "C1-verdict" in page.cells[1].source and page.cells[2].source == "<figure></figure>"
+    nbformat.validate(page)
 
 
 def test_without_a_result_there_is_nothing_to_show(checkout: Project) -> None:

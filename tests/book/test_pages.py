@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -90,10 +91,31 @@ def test_each_chapter_has_a_ledger_with_verdicts(html: Path, page: str):
         assert re.sub(r"\W", "", word) == name, "a badge's word and its colour differ"
 
 
-def test_the_front_page_has_the_scoreboard(html: Path):
+def test_the_front_page_has_the_picture_and_the_answers(html: Path):
     source = (html / "intro.html").read_text(encoding="utf-8")
-    assert re.search(r'class="[^"]*\bfl-scoreboard\b', source)
-    assert re.search(r'class="[^"]*\bverdict-(?:holds|fails|negligible|inconclusive|notrun)\b', source)
+    assert (
+        len(re.findall(r'<span class="fl-mark fl-is-(?:holds|fails|negligible|inconclusive|notrun)"', source))
+        >= 40
+    )
+    assert source.count('class="fl-evidence') == 6
+    assert len(re.findall(r"\d\.\d", text_of(source))) < 200, "a wall of numbers"
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_has_the_picture_of_its_claims_above_its_parameters(html: Path, page: str):
+    source = (html / f"{page}.html").read_text(encoding="utf-8")
+    at = source.find('<figure class="fl-picture"')
+    assert 0 < at < source.find("tag_parameters"), page
+    assert source.count('<figure class="fl-picture"') == 1
+
+
+def test_the_scoreboard_has_every_claim_of_every_run(html: Path):
+    source = (html / "scoreboard.html").read_text(encoding="utf-8")
+    table = re.search(r'<table[^>]*class="[^"]*\bfl-board\b.*?</table>', source, re.DOTALL)
+    assert table
+    index = json.loads((ROOT / "results" / "index.json").read_text(encoding="utf-8"))
+    rows = sum(len(result["ledger"]) for result in index["results"] if result["provenance"]["run"] != "smoke")
+    assert table[0].count("<tr") == rows + 1
 
 
 def test_no_page_fetches_anything_from_outside(html: Path):

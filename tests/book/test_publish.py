@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from faultlines.book.publish import BEGIN, END, LARGEST, publish, with_scoreboard
+from faultlines.book.publish import BEGIN, END, LARGEST, between, publish
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -86,5 +86,5 @@ def test_a_notebook_over_two_mebibytes_is_refused(
 
 
 def test_a_text_without_marks_stays_and_a_backslash_survives() -> None:
-    assert with_scoreboard("# A\n", "table") == "# A\n"
-    assert with_scoreboard(f"{BEGIN}x{END}", r"$\1$" + "\n") == f"{BEGIN}\n$\\1$\n{END}"
+    assert between("# A\n", "table") == "# A\n"
+    assert between(f"{BEGIN}x{END}", r"$\1$" + "\n") == f"{BEGIN}\n$\\1$\n{END}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,14 @@ def test_claims_stand_against_runs_and_smoke_is_left_out(checkout: Project, put:
         put(run)
     found = board(checkout)
     assert found.runs == ["default", "desk"]
-    lines = found.markdown().splitlines()
-    assert lines[0] == "| | claim | default | desk |"
+    lines = found.markdown("../chapters/").splitlines()
+    assert lines[:3] == ["## [Toy](../chapters/toy.ipynb)", "", "| | claim | default | desk |"]
     assert lines[-1] == r"| C1 | a sum $\|s\|$ is positive | **holds** 3 [1, 5] | **holds** 3 [1, 5] |"
     # every row has the columns of the header, bars inside mathematics not counted
-    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    assert len({line.replace(r"\|", "").count("|") for line in lines[2:]}) == 1
+    rows = re.findall(r"\* - (.*)\n  - (.*)\n  - (.*)\n  - (.*)\n  - (.*)\n  - (.*)", found.myst())
+    assert [row[3] for row in rows] == ["Run", "default", "desk"]
+    assert rows[1][2] == "[Toy](/chapters/toy)" and rows[1][5] == "3 [1, 5]"
 
 
 def test_a_stale_result_is_shown_as_stale(checkout: Project, put: Callable[..., Path]) -> None:
@@ -95,3 +99,26 @@ def test_a_broken_table_of_contents_is_one_clear_error(checkout: Project) -> Non
     (checkout.root / "_toc.yml").write_text("root: [\n")
     with pytest.raises(UsageError, match=r"^_toc\.yml cannot be read: [^\n]*$"):
         toc_pages(checkout)
+
+
+def test_chapters_stand_in_the_order_of_the_book(checkout: Project, put: Callable[..., Path]) -> None:
+    from faultlines.book.scoreboard import _in_order
+    from faultlines.notebook.freshness import Freshness
+
+    for name in ("a", "b"):
+        (checkout.chapters / f"{name}.md").write_text((checkout.chapters / "toy.md").read_text())
+    judge = Freshness(checkout, Runs.load(checkout))
+    pages = ["intro", "chapters/toy", "chapters/b", "methods"]
+    assert [chapter.name for chapter in _in_order(judge, pages)] == ["toy", "b", "a"]
+
+
+def test_a_primary_claim_is_bold_and_a_fragile_one_marked(
+    checkout: Project, put: Callable[..., Path]
+) -> None:
+    from faultlines.notebook.store import read_result
+
+    (row,) = read_result(put()).ledger
+    put(ledger=[row | {"primary": True, "fragile": True}])
+    found = board(checkout)
+    assert "| **C1** |" in found.markdown() and "**holds** (fragile) 3" in found.markdown()
+    assert "* - **C1**" in found.myst() and "holds</span> (fragile)" in found.myst()

@@ -20,7 +20,7 @@ from faultlines.cli.main import app
 from faultlines.notebook.parameters import read_parameters
 from faultlines.studies.card import Setting, data_for
 
-SMALL = "-p train_size=64 -p test_size=80 -p epochs=40 -p loss=1.9 -p steps=2".split()
+SMALL = ["-p", "train_size=64", "-p", "test_size=80", "-p", "epochs=40", "-p", "loss=1.9", "-p", "steps=2"]
 SCHEMA = json.loads((Path(faultlines.__file__).parent / "studies" / "card_schema.json").read_text())
 MINE = """
 import torch

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from faultlines.book.scoreboard import read_answers, toc_pages
+from faultlines.book.answers import read_answers
+from faultlines.book.scoreboard import toc_pages
 from faultlines.cli.main import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import freshness
@@ -33,7 +34,7 @@ def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
     chapter = Chapter.all(checkout)["fault-lines"]
     assert jupytext.writes(chapter.notebook(), fmt="md:myst") == chapter.path.read_text()
     assert toc_pages(checkout) == ["intro", "chapters/toy", "chapters/fault-lines"]
-    assert read_answers(checkout) == {"fault-lines": "The mean is above zero ({C1})."}
+    assert read_answers(checkout)["fault-lines"].claims == {"C1": "The mean is above zero"}
     assert all(parameter.comment and parameter.allowed for parameter in chapter.parameters)
     status, _, err = call("run", "fault-lines", "-p", "spread=0.1")
     assert status == 0, err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,19 @@ def test_a_classifier_is_measured_on_batches_with_what_fits_it(tmp_path: Path) -
     with pytest.raises(ValueError, match="does not fit"):
         torch.save({"g": torch.zeros(1)}, tmp_path / "w.pt")
         measure_target(find_target(write(tmp_path, body)), data, TINY, 3, tmp_path, str(tmp_path / "w.pt"))
+
+
+def test_stored_references_are_what_the_library_computes_now() -> None:
+    stored = card.stored_references(Setting())
+    assert "softmax" in stored and all(len(by_seed) >= 3 for by_seed in stored.values())
+    assert card.stored_references(Setting(steps=7)) == {}
+    assert {n for one in stored.values() for s in one.values() for n in s["probes"]} == set(PROBES)
+    again = card.measure_mechanism("softmax", load("digits"), Setting(), 0)
+    assert again is not None
+    for probe, values in stored["softmax"][0]["probes"].items():
+        assert again["probes"][probe] == pytest.approx(values, abs=0.1), probe
+    held = json.loads(card.REFERENCES.read_text())
+    assert held["schema"] == card.SCHEMA and held["sets"][0]["setting"] == asdict(Setting())
 
 
 def test_nothing_of_a_target_stays_in_the_path(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from faultlines.book import pictures
 
 TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.DOTALL)
 FIGURE = re.compile(r'<img\b[^>]*?\bsrc="(?P<source>[^"]*\b_images/(?P<name>[^"/]+)\.png)"[^>]*>')
-NO_DATA = {"indextable", "highlighttable"}
+NO_DATA = {"indextable", "highlighttable", "fl-board"}  # the scoreboard has cards of its own
 
 # The theme draws its icons twice, by a font and by 1.4 MB of script; and it has no use for the marks of companies.
 SECOND_ICONS = re.compile(r'\s*<script src="[^"]*fontawesome/[^"]*\.js[^"]*"></script>')

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
 from faultlines.book.seeds import seeds_section
 from faultlines.notebook.batches import pooled
-from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.store import Result, number_cells, read_notebook
@@ -153,6 +153,22 @@ def _insert_notes(page: NotebookNode, notes: list[str]) -> None:
             cell.source = "\n\n".join([head, *notes, rest])
             return
     page.cells.insert(0, nbformat.v4.new_markdown_cell("\n\n".join(notes)))
+
+
+def insert_picture(page: NotebookNode, picture: str) -> None:
+    """Put a picture, a piece of HTML, under the page's opening answer, in place.
+
+    The answer is the first text with verdicts that a cell says before the parameters; where there is none, the picture
+    stands before the parameters.
+    """
+    at = next((n for n, cell in enumerate(page.cells) if has_tag(cell, "parameters")), len(page.cells))
+    for n, cell in enumerate(page.cells[:at]):
+        said = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
+        if any('class="verdict' in text for text in said):
+            at = n + 1
+            break
+    page.cells.insert(at, nbformat.v4.new_markdown_cell(picture))
+    number_cells(page)
 
 
 def _add_tables_in_myst(page: NotebookNode) -> None:

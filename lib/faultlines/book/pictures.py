@@ -104,7 +104,7 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
         if min(region.shape) < pixels.shape[1] / 80:  # a marker
             continue
         inside = pixels[box][region]
-        fill, (high, wide) = region.mean(), (side / pixels.shape[1] for side in region.shape)
+        fill, high, wide = region.mean(), region.shape[0] / pixels.shape[1], region.shape[1] / pixels.shape[1]
         faint = np.median(1 - inside.min(axis=-1) / 255) < FAINT
         many, ruling = _colours(inside)
         broad = min(high, wide) > 0.08 or (high > 0.04 and wide > 0.2)
@@ -117,14 +117,14 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
 
 def _colours(inside: Pixels) -> tuple[bool, float]:
     # photographs have many shades, none of which rules; maps have many colours, each on a cell of its own
-    _, shades = np.unique(_codes(inside >> 4), return_counts=True)
+    _, shades = np.unique(_codes(inside // 16), return_counts=True)
     _, cells = np.unique(_codes(inside), return_counts=True)
     shades, cells = shades / len(inside), cells / len(inside)
     many = ((shades > 0.005).sum() >= 8 and shades.max() < 0.4) or (cells > 0.003).sum() >= 12
     return bool(many), float(cells.max())
 
 
-def _codes(colours: Pixels) -> npt.NDArray[np.int64]:
+def _codes(colours: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from faultlines.book.scoreboard import Board, read_board
+from faultlines.book.picture import picture_svg
+from faultlines.book.scoreboard import read_board
 from faultlines.book.seeds import Pieces, read_pieces
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
@@ -26,7 +25,13 @@ from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
 from faultlines.reporting.ledger import Row
 
-BEGIN, END = "<!-- scoreboard: written by `faultlines publish` -->", "<!-- end of scoreboard -->"
+BEGIN, END = "<!-- verdicts: written by `faultlines publish` -->", "<!-- end of verdicts -->"
+PICTURES: dict[str, dict[str, bool]] = {
+    "claims.svg": {},
+    "claims-dark.svg": {"dark": True},
+    "claims-narrow.svg": {"narrow": True},
+    "claims-narrow-dark.svg": {"narrow": True, "dark": True},
+}
 IGNORED, MOVES = "nbval-ignore-output", "moves-between-machines"
 LARGEST = 2 * 2**20
 
@@ -92,42 +97,38 @@ def sync(project: Project, task: Task) -> bool:
 
 
 def write_scoreboard(project: Project) -> bool:
-    """Write the published scoreboard into `results/README.md`, and its picture; return whether anything changed.
-
-    A file with the scoreboard's marks keeps the text around them.
-    """
-    board = read_board(project, Runs.load(project), published=True)
-    page = project.root / "results" / "README.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"# Verdicts\n\n{BEGIN}\n{END}\n"
-    files = {page: with_scoreboard(text, board.markdown())}
-    if board.chapters:
-        for name, dark in {"verdicts.svg": False, "verdicts-dark.svg": True}.items():
-            files[project.root / "_static" / name] = verdict_picture(bars_of(board), dark=dark)
+    """Bring what shows the published verdicts in step: results, README and its pictures; return whether it changed."""
     changed = False
-    for path, content in files.items():
+    for path, content in scoreboard_files(project).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             write_atomic(path, content)
             changed = True
     return changed
 
 
-def bars_of(board: Board) -> list[Bar]:
-    """Return the bars of a scoreboard's picture, one a chapter and run."""
-    bars = []
-    for entry in board.chapters:
-        for run in board.runs:
-            cells = [cells[run] for cells in entry.claims.values() if run in cells]
-            if cells:
-                data = "embedded data" if run == "default" else "real data" if run == "desk" else run
-                verdicts = [cell.row["verdict"] for cell in cells]
-                bars.append(Bar(f"{entry.chapter.name}, {data}", verdicts, any(cell.stale for cell in cells)))
-    return bars
+def scoreboard_files(project: Project) -> dict[Path, str]:
+    """Return the files that show the published verdicts, as they should be.
+
+    `results/README.md` holds the whole scoreboard and `README.md` the answers, each between its marks; a text without
+    marks stays as it is.
+    """
+    board = read_board(project, Runs.load(project), published=True)
+    results, readme = project.root / "results" / "README.md", project.root / "README.md"
+    text = results.read_text(encoding="utf-8") if results.is_file() else f"# Verdicts\n\n{BEGIN}\n{END}\n"
+    files = {results: between(text, board.markdown("../chapters/"))}
+    if readme.is_file():
+        files[readme] = between(readme.read_text(encoding="utf-8"), board.short_answers())
+    groups = board.groups()
+    if groups:
+        for name, how in PICTURES.items():
+            files[project.root / "_static" / name] = picture_svg(groups, **how)
+    return files
 
 
-def with_scoreboard(text: str, table: str) -> str:
-    """Return a text with the table between its marks; a text without marks is returned as it is."""
-    between = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
-    return between.sub(lambda _: f"{BEGIN}\n{table}{END}", text)
+def between(text: str, written: str) -> str:
+    """Return a text with what is written between its marks; a text without marks is returned as it is."""
+    marks = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
+    return marks.sub(lambda _: f"{BEGIN}\n{written}{END}", text)
 
 
 # the index: `results/index.json` and its schema
@@ -230,82 +231,3 @@ def write_index(project: Project) -> bool:
             write_atomic(path, text)
             changed = True
     return changed
-
-
-# the picture of all verdicts: a bar a chapter and run, as SVG for a light and a dark page
-
-WIDTH, LEFT, RIGHT, ROW = 780, 270, 16, 26
-ORDER = ("holds", "fails", "negligible", "inconclusive", "not run")
-LIGHT = {
-    "holds": "#2e8b57",
-    "fails": "#c0392b",
-    "negligible": "#6c63c9",
-    "inconclusive": "#c9c4b8",
-    "not run": "#ecebe6",
-}
-DARK = {
-    "holds": "#3fae74",
-    "fails": "#e06c5f",
-    "negligible": "#8f88e8",
-    "inconclusive": "#6b675e",
-    "not run": "#3a3833",
-}
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One run of one chapter.
-
-    Attributes:
-        label: What stands beside it.
-        verdicts: The verdicts of its claims.
-        stale: Whether it was made with code that has changed since.
-    """
-
-    label: str
-    verdicts: Sequence[str]
-    stale: bool = False
-
-
-def verdict_picture(bars: Sequence[Bar], *, dark: bool = False) -> str:
-    """Return the bars as SVG; counts stand in their parts, and words over the first bar's.
-
-    Example:
-        >>> svg = verdict_picture([Bar("a chapter", ["holds", "holds", "fails"])])
-        >>> svg.count("<rect"), ">2<" in svg
-        (4, True)
-    """
-    colours, ink = (DARK, "#e8e6e1") if dark else (LIGHT, "#22211f")
-    most = max((len(bar.verdicts) for bar in bars), default=1)
-    unit = (WIDTH - LEFT - RIGHT) / most
-    seen = [verdict for verdict in ORDER if any(verdict in bar.verdicts for bar in bars)]
-    height = 40 + ROW * len(bars) + 8
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        f' font-family="system-ui, sans-serif" font-size="13" fill="{ink}" role="img">',
-        "<title>Verdicts of the published runs, by chapter</title>",
-    ]
-    x = float(LEFT)
-    for verdict in seen:
-        parts.append(f'<rect x="{x:.0f}" y="10" width="12" height="12" rx="2" fill="{colours[verdict]}"/>')
-        parts.append(f'<text x="{x + 17:.0f}" y="20.5">{verdict}</text>')
-        x += 17 + 7.2 * len(verdict) + 18
-    for n, bar in enumerate(bars):
-        y, x = 40 + ROW * n, float(LEFT)
-        label = html.escape(bar.label) + (" *" if bar.stale else "")
-        parts.append(f'<text x="{LEFT - 10}" y="{y + 14}" text-anchor="end">{label}</text>')
-        counts = Counter(bar.verdicts)
-        for verdict in seen:
-            if not (count := counts[verdict]):
-                continue
-            width = count * unit
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width - 1.5:.1f}" height="19" rx="2" fill="{colours[verdict]}"/>'
-            )
-            if width > 16:
-                on = "#ffffff" if verdict in ("holds", "fails", "negligible") else ink
-                parts.append(
-                    f'<text x="{x + width / 2:.1f}" y="{y + 14}" text-anchor="middle" fill="{on}">{count}</text>'
-                )
-            x += width
-    return "\n".join([*parts, "</svg>"]) + "\n"

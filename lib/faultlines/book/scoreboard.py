@@ -1,19 +1,19 @@
-"""All ledgers of all runs as one table, claim x run, and one line a paper.
-
-The line is a sentence of the chapter's author (`answers.yml`) whose verdicts are put in from the ledgers.
-"""
+"""All ledgers of all runs: the whole scoreboard, the rows of the picture, and the answer of each chapter."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from docutils.nodes import make_id
 
+from faultlines.book.answers import Answer, fill, in_colour, in_markdown, named_in, read_answers, reported
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
+from faultlines.book.picture import DATA, Group, Line, Mark
 from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
@@ -21,6 +21,11 @@ from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task, Where
+
+NAMES = {
+    "digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100", "procedural": "drawings", "composite": "garments on photographs", "spawrious": "Spawrious",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,23 +35,69 @@ class Said:
     row: dict[str, Any]
     stale: bool
 
+    @property
+    def verdict(self) -> str:
+        """The verdict as a badge, with what qualifies it."""
+        more = " (fragile)" if self.row.get("fragile") else ""
+        return (
+            verdict_badge(self.row["verdict"])
+            + more
+            + (' <span class="stale">stale</span>' if self.stale else "")
+        )
+
 
 @dataclass
 class ChapterBoard:
-    """One chapter's claims, in the order of its ledger, each with a cell a run, and its answer in one line."""
+    """One chapter's claims, in the order of its ledger, each with a cell a run.
+
+    Attributes:
+        chapter: The chapter.
+        claims: Cells by claim and run.
+        said: The author's answer, if there is one.
+        data: The names of each run's data sets.
+    """
 
     chapter: Chapter
     claims: dict[str, dict[str, Said]] = field(default_factory=dict)
-    sentence: str = ""
+    said: Answer | None = None
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
-    def answer(self) -> str:
-        """The author's sentence with the verdicts put in."""
-        said = {
-            claim: {run: cell.row["verdict"] for run, cell in cells.items()}
+    def name(self) -> str:
+        """The chapter in a few words, or its title."""
+        return self.said.name if self.said else self.chapter.title
+
+    @property
+    def primary(self) -> dict[str, dict[str, Said]]:
+        """The primary claims, each with the runs that call it one."""
+        found = {
+            claim: {run: cell for run, cell in cells.items() if cell.row.get("primary")}
             for claim, cells in self.claims.items()
         }
-        return fill(self.sentence, said)
+        return {claim: cells for claim, cells in found.items() if cells}
+
+    def deciding(self, claim: str) -> tuple[str, Said]:
+        """Return the run that an answer follows, and what it says: the one on the largest data that is fresh.
+
+        Raises:
+            UsageError: If no ledger has the claim.
+        """
+        cells = self.primary.get(claim) or self.claims.get(claim)
+        if not cells:
+            raise UsageError(
+                f"answers.yml names claim {claim!r}, which no ledger has: {', '.join(self.claims)}"
+            )
+
+        def rank(run: str) -> tuple[bool, bool, int]:
+            settled = cells[run].row["verdict"] != "not run"
+            return settled, not cells[run].stale, list(cells).index(run)
+
+        run = max(cells, key=rank)
+        return run, cells[run]
+
+    def row(self, claim: str) -> dict[str, Any]:
+        """Return the row that decides a claim; see `deciding`."""
+        return self.deciding(claim)[1].row
 
 
 @dataclass
@@ -55,7 +106,7 @@ class Board:
 
     Attributes:
         runs: The runs that have a result, in the order of `runs.yml`.
-        chapters: The chapters that have a ledger.
+        chapters: The chapters that have a ledger, in the order of the book.
         pages: `(run, chapter)` pairs that are pages of the book and can be linked to.
     """
 
@@ -64,64 +115,131 @@ class Board:
     pages: set[tuple[str, str]]
 
     def myst(self) -> str:
-        """Return the table in MyST, each verdict linking to its figure or ledger."""
+        """Return every claim under every run as one table in MyST, a row each, for the page that filters and sorts."""
+        if not self.chapters:
+            return "No chapter has a result yet.\n"
+        rows = [
+            (
+                f"**{claim}**" if cell.row.get("primary") else claim,
+                " ".join(cell.row["statement"].split()) + self._figure(board.chapter, run, cell),
+                f"[{board.name}](/chapters/{board.chapter.name})",
+                run,
+                cell.verdict,
+                cell.row["ours"] or "–",
+            )
+            for board in self.chapters
+            for claim, cells in board.claims.items()
+            for run, cell in cells.items()
+        ]
+        header = ("Claim", "What it says", "Chapter", "Run", "Verdict", "Effect")
+        return list_table(header, rows, style="fl-board") + "\n"
+
+    def _figure(self, chapter: Chapter, run: str, cell: Said) -> str:
+        if not cell.row.get("figure") or (run, chapter.name) not in self.pages:
+            return ""
+        label = cell.row["figure"] if run == "default" else f"{run}-{cell.row['figure']}"
+        return f" ({{ref}}`figure <{label}>`)"
+
+    def markdown(self, chapters: str = "chapters/") -> str:
+        """Return answers and claims, a column a run, in plain Markdown.
+
+        Args:
+            chapters: What leads to the folder of chapters.
+        """
         if not self.chapters:
             return "No chapter has a result yet.\n"
         blocks = []
         for board in self.chapters:
-            rows = []
-            for claim, cells in board.claims.items():
-                statement = " ".join(next(iter(cells.values())).row["statement"].split())
-                said = [self._cell(board.chapter, run, cells.get(run)) for run in self.runs]
-                rows.append((claim, statement, *said))
-            table = list_table(
-                ("Claim", "What it says", *self.runs),
-                rows,
-                style="fl-scoreboard",
-                widths=(8, 52, *[40] * len(self.runs)),
-            )
-            title = f"**[{board.chapter.title}](/chapters/{board.chapter.name})**"
-            blocks.append(f"{title} {board.answer}\n\n{table}")
-        return "\n\n".join(blocks) + "\n"
-
-    def _cell(self, chapter: Chapter, run: str, cell: Said | None) -> str:
-        if cell is None:
-            return verdict_badge("not run")
-        row = cell.row
-        stale = ' <span class="stale">stale</span>' if cell.stale else ""
-        link = ""
-        if row.get("figure") and (run, chapter.name) in self.pages:
-            label = row["figure"] if run == "default" else f"{run}-{row['figure']}"
-            link = f" ({{ref}}`figure <{label}>`)"
-        return f"{verdict_badge(row['verdict'])}{stale} {row['ours']}{link}"
-
-    def markdown(self) -> str:
-        """Return the table in plain Markdown, for the README and the terminal."""
-        if not self.chapters:
-            return "No chapter has a result yet.\n"
-        answers = [
-            f"- [{board.chapter.title}](chapters/{board.chapter.name}.ipynb): {board.answer}"
-            for board in self.chapters
-            if board.answer
-        ]
-        header = f"| | claim | {' | '.join(self.runs)} |"
-        lines = [*answers, *([""] if answers else []), header, "|---|---|" + "---|" * len(self.runs)]
-        for board in self.chapters:
-            lines.append(
-                f"| **[{board.chapter.title}](chapters/{board.chapter.name}.ipynb)** | |"
-                + " |" * len(self.runs)
-            )
+            lines = [f"## [{board.chapter.title}]({chapters}{board.chapter.name}.ipynb)", ""]
+            if board.said:
+                lines += [fill(board.said.answer, board.row, in_markdown), ""]
+            lines += [f"| | claim | {' | '.join(self.runs)} |", "|---|---|" + "---|" * len(self.runs)]
             for claim, cells in board.claims.items():
                 # Markdown takes a bar for the next cell, inside mathematics too
                 statement = " ".join(next(iter(cells.values())).row["statement"].split()).replace("|", "\\|")
-                said = [self._plain(cells.get(run)) for run in self.runs]
-                lines.append(f"| {claim} | {statement} | {' | '.join(said)} |")
+                said = [_plain(cells.get(run)) for run in self.runs]
+                name = f"**{claim}**" if claim in board.primary else claim
+                lines.append(f"| {name} | {statement} | {' | '.join(said)} |")
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks) + "\n"
+
+    def answers(self) -> str:
+        """Return every chapter's question and answer in MyST, for the front page."""
+        blocks = []
+        for board in self.chapters:
+            if said := board.said:
+                cited = f" on {{cite:t}}`{said.cite}`" if said.cite else ""
+                text = fill(said.answer, board.row, in_colour)
+                link = f"[{board.chapter.title}](/chapters/{board.chapter.name}){cited}"
+                note = f"```{{container}} fl-evidence\nChapter: {link}. {evidence(said.answer, board)}\n```"
+                blocks.append(f"### {said.question}\n\n{text}\n\n{note}")
+        return "\n\n".join(blocks) + "\n" if blocks else "No chapter has an answer yet.\n"
+
+    def short_answers(self) -> str:
+        """Return one line a chapter in plain Markdown, for the README."""
+        lines = []
+        for board in self.chapters:
+            if said := board.said:
+                title = f"**[{board.name}](chapters/{board.chapter.name}.ipynb)**"
+                paper = f" ({said.paper})" if said.paper else ""
+                lines.append(f"- {title}{paper}: {fill(said.short, board.row, in_markdown)}")
         return "\n".join(lines) + "\n"
 
-    def _plain(self, cell: Said | None) -> str:
-        if cell is None:
-            return "not run"
-        return f"**{cell.row['verdict']}**{' (stale)' if cell.stale else ''} {cell.row['ours']}"
+    def groups(self, only: str = "") -> list[Group]:
+        """Return the rows of the picture of all primary claims, or of one chapter's."""
+        return [
+            self._group(board)
+            for board in self.chapters
+            if board.primary and only in ("", board.chapter.name)
+        ]
+
+    def _group(self, board: ChapterBoard) -> Group:
+        name, said = board.chapter.name, board.said
+        lines = []
+        for claim, cells in board.primary.items():
+            label = said.claims.get(claim, "") if said else ""
+            marks = [
+                Mark(run, cell.row, cell.stale, self._href(name, run, cell), reported(said, claim, cell.row))
+                for run, cell in reversed(cells.items())  # the larger data first
+            ]
+            lines.append(Line(claim, label or next(iter(cells.values())).row["statement"], marks))
+        runs = {run: None for cells in board.primary.values() for run in cells}
+        data = [
+            f"{DATA.get(run, run)} data: {board.data[run]}" for run in reversed(runs) if board.data.get(run)
+        ]
+        return Group(name, board.name, f"chapters/{name}.html", "; ".join(data), lines)
+
+    def _href(self, name: str, run: str, cell: Said) -> str:
+        if (run, name) not in self.pages:
+            return ""
+        page = f"chapters/{name}.html" if run == "default" else f"results/{run}/{name}.html"
+        label = cell.row.get("figure")
+        return f"{page}#{make_id(label if run == 'default' else f'{run}-{label}')}" if label else page
+
+    def counts(self) -> Counter[str]:
+        """Return how many primary claims have each verdict, each claim under its deciding run."""
+        return Counter(board.row(claim)["verdict"] for board in self.chapters for claim in board.primary)
+
+    def summary(self) -> str:
+        """Return the counts of `counts` as one sentence in MyST."""
+        counts = self.counts()
+        said = {
+            "holds": "hold", "fails": "fail", "negligible": "come out too small to matter",
+            "inconclusive": "are not decided", "not run": "were not run",
+        }  # fmt: skip
+        parts = [
+            in_colour(verdict, f"{counts[verdict]} {words}")
+            for verdict, words in said.items()
+            if counts[verdict]
+        ]
+        return f"Of {counts.total()} primary claims, {', '.join(parts)}.\n"
+
+
+def _plain(cell: Said | None) -> str:
+    if cell is None:
+        return "not run"
+    marks = (" (fragile)" if cell.row.get("fragile") else "") + (" (stale)" if cell.stale else "")
+    return f"**{cell.row['verdict']}**{marks} {cell.row['ours']}"
 
 
 def read_board(project: Project, runs: Runs, *, published: bool = False) -> Board:
@@ -138,9 +256,9 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
     """
     project, runs = judge.project, judge.runs
     chapters, seen, pages = [], [], set()
-    named, answers = set(toc_pages(project)), read_answers(project)
-    for chapter in judge.chapters.values():
-        board = ChapterBoard(chapter, sentence=answers.get(chapter.name, ""))
+    named, answers = toc_pages(project), read_answers(project)
+    for chapter in _in_order(judge, named):
+        board = ChapterBoard(chapter, said=answers.get(chapter.name))
         for run in runs.shown:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue
@@ -154,6 +272,7 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
             folder = "chapters" if run == "default" else f"results/{run}"
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
+            board.data[run] = _data_of(result.provenance.parameters)
             for row in pooled(project, task, result, alone=False).rows(result.ledger):
                 board.claims.setdefault(row["claim"], {})[run] = Said(row, stale=bool(state.changes))
         if board.claims:
@@ -161,56 +280,30 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
     return Board([run for run in runs.runs if run in seen], chapters, pages)
 
 
-# answers
-
-CLAIM = re.compile(r"\{([\w.-]+)\}")
-
-
-def read_answers(project: Project) -> dict[str, str]:
-    """Return the sentence of each chapter that has one, from `answers.yml`.
-
-    Raises:
-        UsageError: If the file is not a mapping of chapters to sentences.
-    """
-    path = project.root / "answers.yml"
-    if not path.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"answers.yml cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise UsageError("answers.yml must map each chapter to one sentence")
-    return {name: " ".join(text.split()) for name, text in found.items()}
+def _in_order(judge: Freshness, pages: list[str]) -> Iterator[Chapter]:
+    first = [page.removeprefix("chapters/") for page in pages]
+    for name in dict.fromkeys([*first, *judge.chapters]):
+        if name in judge.chapters:
+            yield judge.chapters[name]
 
 
-def fill(sentence: str, verdicts: Mapping[str, Mapping[str, str]]) -> str:
-    """Return a sentence with each `{C1}` replaced by what the runs say of claim C1.
+def _data_of(parameters: Mapping[str, Any]) -> str:
+    given = [parameters.get(name) for name in ("datasets", "dataset", "source")]
+    names = [name for found in given if found for name in (found if isinstance(found, list) else [found])]
+    return ", ".join(NAMES.get(name, name) for name in dict.fromkeys(map(str, names)))
 
-    Args:
-        sentence: The sentence.
-        verdicts: The verdict of each run, by claim.
 
-    Raises:
-        UsageError: If the sentence names a claim that no ledger has.
-
-    Example:
-        >>> said = {"C1": {"default": "holds"}, "C2": {"default": "fails", "desk": "holds"}}
-        >>> fill("The bound {C1}, its use {C2}.", said)
-        'The bound holds, its use fails in default, holds in desk.'
-    """
-
-    def said(found: re.Match[str]) -> str:
-        if found[1] not in verdicts:
-            raise UsageError(
-                f"answers.yml names claim {found[1]!r}, which no ledger has: {', '.join(verdicts)}"
-            )
-        runs = verdicts[found[1]]
-        if len(set(runs.values())) == 1:
-            return next(iter(runs.values()))
-        return ", ".join(f"{verdict} in {run}" for run, verdict in runs.items())
-
-    return CLAIM.sub(said, sentence)
+def evidence(text: str, board: ChapterBoard) -> str:
+    """Return on which data the verdicts of a text rest, and how many come out otherwise on other data."""
+    runs = Counter(board.deciding(claim)[0] for claim in named_in(text))
+    on = [f"{DATA.get(run, run)} data ({board.data.get(run) or run})" for run in runs]
+    other = sum(
+        cell.row["verdict"] not in ("not run", board.row(claim)["verdict"])
+        for claim in named_in(text)
+        for cell in board.primary.get(claim, {}).values()
+    )
+    more = f" On other data {other} of these {runs.total()} verdicts differ." if other else ""
+    return f"Verdicts on {' and '.join(on)}.{more}" if on else ""
 
 
 def toc_pages(project: Project) -> list[str]:

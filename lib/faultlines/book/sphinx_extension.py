@@ -22,9 +22,10 @@ import nbformat
 
 from faultlines.book.finish import finish_pages
 from faultlines.book.measured import cluster_page, costs_page, speed_page
-from faultlines.book.page import result_page
+from faultlines.book.page import insert_picture, result_page
+from faultlines.book.picture import picture_html
 from faultlines.book.reference import render_math, write_reference
-from faultlines.book.scoreboard import judged_board, toc_pages
+from faultlines.book.scoreboard import Board, judged_board, toc_pages
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
@@ -90,7 +91,8 @@ class Book:
         project = self.project
         where = results_shown()
         judge = Freshness(project, Runs.load(project))
-        write_generated(judge, where)
+        board = judged_board(judge, where)
+        write_generated(judge, where, board)
         pages = toc_pages(project)
         sources = {}
         for page in pages:
@@ -99,6 +101,8 @@ class Book:
             if name in judge.chapters and folder:
                 run = "default" if folder == "chapters" else folder.removeprefix("results/")
                 notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
+                if groups := board.groups(name):
+                    insert_picture(notebook, picture_html(groups, "../" * (page.count("/")), alone=True))
                 self.texts[page], self.shown[page] = nbformat.writes(notebook), path
             found = [source for source in candidates if (project.root / source).is_file()]
             if not found:
@@ -166,11 +170,14 @@ def read_page(text: str) -> nbformat.NotebookNode:
     return nbformat.reads(text, as_version=4)
 
 
-def write_generated(judge: Freshness, where: Where = "any") -> None:
+def write_generated(judge: Freshness, where: Where, board: Board) -> None:
     """Write the pages, and parts of pages, that follow from the results and the library; only what differs."""
     project = judge.project
     parts = {
-        "scoreboard": judged_board(judge, where).myst(),
+        "scoreboard": board.myst(),
+        "summary": board.summary(),
+        "picture": picture_html(board.groups()) + "\n",
+        "answers": board.answers(),
         "costs": costs_page(judge, where),
         "cluster": cluster_page(project),
         "speed": speed_page(project),

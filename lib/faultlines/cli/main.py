@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from faultlines.cli import book, card, machine, new, run, status  # noqa: F401 - in this order their commands are listed
+from faultlines.cli import book, card, machine, run, status  # noqa: F401 - in this order their commands are listed
 from faultlines.cli.app import app
 
 
