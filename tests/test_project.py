@@ -67,7 +67,7 @@ assert not found, found[:3]
 def test_importing_a_room_by_name_alone_does_not_import_torch() -> None:
     code = """
 import sys
-import faultlines, faultlines.attacks, faultlines.estimators, faultlines.models, faultlines.cli.main
+import faultlines, faultlines.attacks, faultlines.estimators, faultlines.models, faultlines.cli.app
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from faultlines import attacks, data, estimators, models, studies, training
 from faultlines.data import image_files
 from faultlines.estimators.attribution.methods import METHODS
+from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.training.group_batches import as_batch
 
 ROOMS = ("data", "models", "attacks", "estimators", "training", "studies")
@@ -87,7 +88,7 @@ def through(mechanism: Callable[..., Any], device: Any) -> Any:
 
 def network(make: Callable[[], nn.Module], device: Any, x: Tensor) -> Any:
     """Return what a network gives and the gradients of its sum."""
-    model = training.seeded(make, 0).eval().to(device)
+    model = training.seeded(make, 0).eval().to(device, x.dtype)
     logits = models.logits_of(model(x))
     return logits, torch.autograd.grad(logits.sin().sum(), list(model.parameters()), allow_unused=True)
 
@@ -324,8 +325,8 @@ CASES: dict[str, Case] = {
     "models.TextTower": lambda d: clip(d).text(torch.tensor(TOKENS, device=d)),
     "models.TwoLayerReLU": lambda d: two_layer(d)(rows(d)),
     "models.ViT": lambda d: [
-        network(partial(models.ViT, attention=name, **SIZES), d, batch(d)[0])
-        for name in ("softmax", "differential", "linear", "rbf", "sigmoid")
+        network(partial(models.ViT, attention=name, **SIZES), d, batch(d)[0].double())
+        for name in MECHANISMS
     ],
     "models.ZeroShot": lambda d: clip(d).zero_shot(torch.tensor(TOKENS, device=d))(draw(d, 2, 3, 8, 8)),
     "models.contrastive_loss": lambda d: models.contrastive_loss(draw(d, 4, 4)),
