@@ -91,7 +91,8 @@ paper: {purpose: the paper's own, budget: hours}
 ROW = {
     "claim": "C1", "statement": "a sum $|s|$ is positive", "paper": "Theorem 1", "test": "above 0",
     "ours": "3 [1, 5]", "estimate": 3.0, "low": 1.0, "high": 5.0, "n": 5, "verdict": "holds", "cost_s": 1.0,
-    "figure": "toy-figure", "note": "",
+    "figure": "toy-figure", "note": "", "method": "Student t",
+    "confidence": 0.95, "direction": "above", "threshold": 0.0,
 }  # fmt: skip
 
 
