@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import faultlines
 from faultlines.book.publish import PICTURES
-from faultlines.cli.main import app
+from faultlines.cli.app import app
 from faultlines.models import record
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faultlines.book.pictures import photographs
+from faultlines.book.dark_figures import photographs
 from faultlines.book.scoreboard import toc_pages
 from faultlines.notebook.project import Project
 

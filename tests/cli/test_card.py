@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import faultlines
+from faultlines.cli.app import app
 from faultlines.cli.card import CARD, cell_of
-from faultlines.cli.main import app
 from faultlines.notebook.parameters import read_parameters
 from faultlines.studies.card import Setting, data_for
 
@@ -139,6 +139,6 @@ def test_cards_say_what_they_cannot_read_or_compare(folder: Path) -> None:
 
 
 def test_the_command_needs_no_checkout(folder: Path) -> None:
-    code = "import sys; sys.argv = ['faultlines', 'card', 'softmaks']; from faultlines.cli.main import main; main()"
+    code = "import sys; sys.argv = ['faultlines', 'card', 'softmaks']; from faultlines.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 2 and "neither file.py:Name" in done.stderr

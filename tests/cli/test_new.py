@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from faultlines.book.answers import read_answers
 from faultlines.book.scoreboard import toc_pages
-from faultlines.cli.main import app
+from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import freshness
 from faultlines.notebook.project import Project

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from faultlines.book.page import result_page
 from faultlines.book.publish import index_files, write_index
 from faultlines.book.scoreboard import read_board
-from faultlines.cli.main import app
+from faultlines.cli.app import app
 from faultlines.notebook.batches import (
     Batch,
     Pooled,

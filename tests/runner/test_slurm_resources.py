@@ -75,7 +75,7 @@ def test_what_is_no_option_or_the_runners_own_is_refused(word: str) -> None:
 def test_every_option_of_ours_that_is_named_instead_is_one() -> None:
     from typer.main import get_command
 
-    from faultlines.cli.main import app
+    from faultlines.cli.app import app
 
     run = get_command(app).commands["run"]
     known = {option for parameter in run.params for option in parameter.opts}

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from faultlines.cli.main import app
+from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
 from faultlines.reporting.gathered import Gathered

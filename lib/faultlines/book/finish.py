@@ -14,7 +14,7 @@ from pathlib import Path
 from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
-from faultlines.book import pictures
+from faultlines.book import dark_figures
 
 TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.DOTALL)
 FIGURE = re.compile(r'<img\b[^>]*?\bsrc="(?P<source>[^"]*\b_images/(?P<name>[^"/]+)\.png)"[^>]*>')
@@ -138,11 +138,11 @@ def stacked(table: str) -> str:
 
 def _write_pair(path: Path, store: Path) -> tuple[int, int]:
     drawn = path.read_bytes()
-    key = hashlib.sha256(drawn + f"{pictures.RECIPE}".encode()).hexdigest()
+    key = hashlib.sha256(drawn + f"{dark_figures.RECIPE}".encode()).hexdigest()
     kept = [store / f"{key}.png", store / f"{key}-dark.png"]
     if not all(file.is_file() for file in kept):
         store.mkdir(parents=True, exist_ok=True)
-        for file, made in zip(kept, pictures.light_and_dark(drawn), strict=True):
+        for file, made in zip(kept, dark_figures.light_and_dark(drawn), strict=True):
             file.write_bytes(made)
     light, dark = (file.read_bytes() for file in kept)
     path.write_bytes(light)

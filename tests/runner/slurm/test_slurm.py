@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.toy_cells import closing, opening
 from typer.testing import CliRunner
 
-from faultlines.cli.main import app
+from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project

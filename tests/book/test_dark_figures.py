@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from faultlines.book.pictures import GROUND, inked_for_dark, light_and_dark, photographs
+from faultlines.book.dark_figures import GROUND, inked_for_dark, light_and_dark, photographs
 from faultlines.reporting.figures import PALETTE, STYLE
 
 
