@@ -158,8 +158,8 @@ def test_rules_know_how_many_images_and_classes_there_are(
 name: str = "digits"  # [data set]
 n: int = 1  # [1..60000]
 k: int = 0  # [0..99]
-# must: n <= n_images(name)[0] and n <= n_images(name)[1] -- there are as many images
-# must: k < n_classes(name) -- there is such a class
+# must: n <= images_of(name)[0] and n <= images_of(name)[1] -- there are as many images
+# must: k < classes_of(name) -- there is such a class
 """
     declared, rules = read_parameters(cell), read_rules(cell)
     for values in ({"n": 500, "k": 9}, {"name": "mine", "n": 6, "k": 2}, {"name": "mnist", "n": 10_000}):

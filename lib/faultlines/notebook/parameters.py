@@ -12,8 +12,8 @@ for each element. What no range of one parameter can say stands on lines of its 
 
     # must: dim % heads == 0 -- the heads share the width
 
-The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), `n_images(data set)`
-as (training, test), `n_classes(data set)`, and Python's own `all any len max min set sorted sum zip range`.
+The expression sees the parameters by name, `image_shape(data set)` as (channels, height, width), `images_of(data set)`
+as (training, test), `classes_of(data set)`, and Python's own `all any len max min set sorted sum zip range`.
 
 papermill itself accepts any name and any value. `check_parameters` holds them against the cell from inside the kernel,
 whichever tool executes; the command line does so before a kernel starts.
@@ -364,7 +364,7 @@ def image_shape(name: str) -> tuple[int, int, int]:
     return data.image_shape(name)
 
 
-def n_images(name: str) -> tuple[int, int]:
+def images_of(name: str) -> tuple[int, int]:
     """Return the numbers of training and of test images of a data set, without reading them."""
     from faultlines.data import available
 
@@ -372,7 +372,7 @@ def n_images(name: str) -> tuple[int, int]:
     return found
 
 
-def n_classes(name: str) -> int:
+def classes_of(name: str) -> int:
     """Return the number of classes of a data set, without reading its images."""
     from faultlines.data import catalogue
 
@@ -402,6 +402,6 @@ CHECKS: dict[str, Check] = {
 }
 HELPERS: dict[str, Callable[..., Any]] = {
     "image_shape": image_shape,
-    "n_images": n_images,
-    "n_classes": n_classes,
+    "images_of": images_of,
+    "classes_of": classes_of,
 }

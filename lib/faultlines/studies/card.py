@@ -22,8 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from faultlines import __version__
-from faultlines.data.classification_subset import make_task
-from faultlines.data.dataset import Dataset
+from faultlines.data.dataset import Dataset, make_task
 from faultlines.data.image_files import list_images, read_images
 from faultlines.data.loading import load
 from faultlines.estimators.lipschitz.local import local_lipschitz
