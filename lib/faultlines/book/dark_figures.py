@@ -97,7 +97,8 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
     thin = ndimage.minimum_filter(inked, thick, mode="constant")
     solid = ndimage.maximum_filter(thin, thick, mode="constant")
     solid = ndimage.binary_closing(solid, np.ones((7, 7)))  # a white line across a map parts nothing
-    regions, _ = ndimage.label(solid)
+    regions = np.zeros(solid.shape, dtype=np.int32)
+    ndimage.label(solid, output=regions)
     found = np.zeros(solid.shape, dtype=bool)
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
         region = regions[box] == number
@@ -117,9 +118,8 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
 
 def _colours(inside: Pixels) -> tuple[bool, float]:
     # photographs have many shades, none of which rules; maps have many colours, each on a cell of its own
-    _, shades = np.unique(_codes(inside // 16), return_counts=True)
-    _, cells = np.unique(_codes(inside), return_counts=True)
-    shades, cells = shades / len(inside), cells / len(inside)
+    shades = np.unique(_codes(inside // 16), return_counts=True)[1] / len(inside)
+    cells = np.unique(_codes(inside), return_counts=True)[1] / len(inside)
     many = ((shades > 0.005).sum() >= 8 and shades.max() < 0.4) or (cells > 0.003).sum() >= 12
     return bool(many), float(cells.max())
 

@@ -125,12 +125,12 @@ def stacked(table: str) -> str:
             content = soup.new_tag("div", attrs={"class": "fl-cell"})
             content.extend(list(cell.contents))
             cell.append(content)
-            name = names[place] if place < len(names) and not cell.get("colspan") else None
-            said = " ".join(name.get_text().split()) if name is not None else ""
-            if name is not None and re.search(r"\\\(|\$", said):
-                label = BeautifulSoup(name.decode_contents(), "html.parser")
-                cell.insert(0, soup.new_tag("span", attrs={"class": "fl-label", "aria-hidden": "true"}))
-                cell.contents[0].extend(list(label.contents))  # type: ignore[union-attr]
+            heading = names[place] if place < len(names) and not cell.get("colspan") else None
+            said = " ".join(heading.get_text().split()) if heading is not None else ""
+            if heading is not None and re.search(r"\\\(|\$", said):
+                label = soup.new_tag("span", attrs={"class": "fl-label", "aria-hidden": "true"})
+                label.extend(list(BeautifulSoup(heading.decode_contents(), "html.parser").contents))
+                cell.insert(0, label)
             elif said:
                 cell["data-label"] = said
     return str(soup)
