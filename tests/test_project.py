@@ -85,7 +85,7 @@ IMPORTS = {
     "notebook": {"reporting"},
     "runner": {"notebook", "reporting"},
     "book": {"notebook", "reporting", "models"},
-    "cli": {"notebook", "runner", "book", "data"},
+    "cli": {"notebook", "runner", "book", "data", "studies"},
 }
 
 

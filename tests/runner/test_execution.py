@@ -240,7 +240,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
     "a constant of a used module": (
         "lib/faultlines/reporting/intervals.py",
         lambda text: text.replace("confidence: float = 0.95", "confidence: float = 0.9"),
-        ("faultlines.reporting.intervals.",),
+        ("faultlines.reporting.",),
     ),
     "a docstring of a used module": (
         "lib/faultlines/reporting/intervals.py",

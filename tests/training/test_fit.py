@@ -179,10 +179,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.5}, "lr: 0.01 there, 0.5 here"),
-        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"lr": 0.5}, "lr: '0.01' there, '0.5' here"),
+        ({"seed": 1}, "seed: '0' there, '1' here"),
         ({"objective": CrossEntropy(0.1)}, "label_smoothing=0.1"),
-        ({"epochs": 2}, "epochs: 1 there, 2 here"),
+        ({"epochs": 2}, "epochs: '1' there, '2' here"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):

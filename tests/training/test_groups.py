@@ -265,12 +265,13 @@ def test_images_are_scored_as_many_at_a_time_as_memory_suggests(size, most):
         return
     x, seen = torch.zeros(most + 3, 3, size, size, dtype=torch.uint8), []
 
-    def model(images):
-        seen.append(len(images))
-        return images[:, :2, 0, 0]
+    class Corner(torch.nn.Module):
+        def forward(self, images):
+            seen.append(len(images))
+            return images[:, :2, 0, 0]
 
     images = SimpleNamespace(x=x, y=torch.zeros(len(x)).long(), c=torch.zeros(len(x)).long())
-    score(model, images, CPU)
+    score(Corner(), images, CPU)
     assert seen == [most, 3]
 
 

@@ -97,7 +97,7 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(tmp_path):
         history = fit(model, x, y, checkpoint=path, **run)
         assert (history.stopped_at, history.training_loss) == (expected.stopped_at, expected.training_loss)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"stop_at_loss: 0\.35 there, 0\.3 here"):
+    with pytest.raises(ValueError, match=r"stop_at_loss: '0\.35' there, '0\.3' here"):
         fit(seeded(net, 0), x, y, checkpoint=path, **(run | {"stop_at_loss": 0.3}))
 
 

@@ -23,6 +23,10 @@ NO_DATA = {"indextable", "highlighttable", "fl-board"}  # the scoreboard has car
 # The theme draws its icons twice, by a font and by 1.4 MB of script; and it has no use for the marks of companies.
 SECOND_ICONS = re.compile(r'\s*<script src="[^"]*fontawesome/[^"]*\.js[^"]*"></script>')
 UNUSED_FONTS = re.compile(r'\s*<link rel="preload"[^>]*fa-(?:brands|regular)-400[^>]*>')
+# a toggle of the sidebar is an icon without a name, behind the link to the page whose parts it shows
+TOGGLE = re.compile(r'(<li class="toctree-[^>]*><a [^>]*>([^<]*)</a><details[^>]*>\s*<summary)>')
+# a signature over several lines is a list of definitions without a term
+SIGNATURE = re.compile(r"(<dt\b[^>]*\bclass=\"sig\b(?:(?!</dt>).)*?<dl)>(.*?)</dl>", re.DOTALL)
 # Jupyter Book and the theme each say it, and one of the two is enough
 SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>)\s*<meta name="viewport"[^>]*>')
 
@@ -65,8 +69,15 @@ def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
             else for_both_themes(found[0], found["source"], sides)
         )
 
+    page = TOGGLE.sub(r'\1 aria-label="Parts of \2">', page)
+    page = SIGNATURE.sub(_without_roles, page)
     page = SECOND_VIEWPORT.sub(r"\1", UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page)))
     return FIGURE.sub(both, TABLE.sub(lambda found: stacked(found[0]), page))
+
+
+def _without_roles(found: re.Match[str]) -> str:
+    parameters = found[2].replace("<dd>", '<dd role="none">')
+    return f'{found[1]} role="none">{parameters}</dl>'
 
 
 def for_both_themes(tag: str, source: str, sides: tuple[int, int]) -> str:
