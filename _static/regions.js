@@ -1,7 +1,7 @@
 // What scrolls sideways is reached by keyboard: a wide formula, a wide table.
 (() => {
   const mark = () => document.querySelectorAll("mjx-container, .fl-scroll, pre").forEach(region => {
-    if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+    if (region.scrollWidth > region.clientWidth && !region.closest("[aria-hidden=true]")) region.tabIndex = 0;
   });
   const start = () => {
     mark();
