@@ -37,7 +37,8 @@ def small(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     del config["bibtex_bibfiles"], config["html"]["favicon"]
     extensions = config["sphinx"]["config"]["extensions"]
     extensions.remove("sphinxcontrib.bibtex")
-    del config["sphinx"]["config"]["bibtex_reference_style"]
+    for of_the_book in ("bibtex_reference_style", "html_search_scorer"):
+        del config["sphinx"]["config"][of_the_book]
     (checkout.root / "_config.yml").write_text(yaml.safe_dump(config))
     (checkout.root / "intro.md").write_text(FRONT)
     (checkout.root / "costs.md").write_text("# Costs\n\n```{include} _generated/costs.md\n```\n")

@@ -211,7 +211,7 @@ class L2Attention(MapMechanism):
 
         Example:
             >>> round(L2Attention.core_bound(17), 2)
-            17.76
+            18.68
         """
         root = math.sqrt(tokens)
         return root + 2 * (root + 1) * float(lambertw((tokens - 1) / math.e).real)

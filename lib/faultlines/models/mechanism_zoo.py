@@ -252,7 +252,7 @@ def entmax15(scores: Float[Tensor, "... key"]) -> Float[Tensor, "... key"]:
     """Return 1.5-entmax of the last axis; the support comes from sorting, once.
 
     Example:
-        >>> entmax15(torch.tensor([1.0, 1.0, -3.0])).tolist()
+        >>> [round(share, 4) for share in entmax15(torch.tensor([1.0, 1.0, -3.0])).tolist()]
         [0.5, 0.5, 0.0]
     """
     half = (scores - scores.amax(-1, keepdim=True).detach()) / 2
