@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from scipy import ndimage
 
 from faultlines.book.dark_figures import photographs
+from faultlines.book.finish import UNCOLOURED
 from faultlines.book.scoreboard import toc_pages
 from faultlines.notebook.project import Project
 
@@ -156,7 +158,7 @@ def browser(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[web
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chromium.set_script_timeout(30)
+    chromium.set_script_timeout(180)
     chromium.get("about:blank")  # leave the browser's own first page, whose requests are none of the book's
     yield chromium
     chromium.quit()
@@ -203,8 +205,8 @@ def serious(browser: webdriver.Chrome) -> dict[str, list[str]]:
     """Return what axe-core finds of serious or critical faults in the page as it is shown, by rule."""
     found = browser.execute_async_script(
         """const done = arguments[arguments.length - 1];
-        const rules = {'color-contrast': {enabled: document.querySelectorAll('article *').length < 20000}};
-        axe.run(document, {preload: false, resultTypes: ['violations'], rules})
+        // MathJax's boxes are thousands an equation, and hidden from who listens
+        axe.run({include: [['html']], exclude: [['mjx-container']]}, {preload: false, resultTypes: ['violations']})
            .then(r => done(r.violations), e => done([{id: String(e), impact: 'critical', nodes: []}]))"""
         if browser.execute_script("return 'axe' in window")
         else axe() + ";arguments[arguments.length - 1]('loaded')"
@@ -212,10 +214,17 @@ def serious(browser: webdriver.Chrome) -> dict[str, list[str]]:
     if found == "loaded":
         return serious(browser)
     return {
-        violation["id"]: [" ".join(map(str, node["target"])) for node in violation["nodes"][:4]]
+        violation["id"]: [" ".join(map(str, node["target"])) for node in nodes[:4]]
         for violation in found
         if violation["impact"] in ("serious", "critical")
+        and (nodes := [node for node in violation["nodes"] if not formula_in_caption(node)])
     }
+
+
+def formula_in_caption(node: dict[str, Any]) -> bool:
+    """Whether axe-core takes a formula in the caption of a table for a row of it, as no reader does."""
+    said = [check["message"] for check in node["any"]]
+    return said == ["Element has children which are not allowed: math"]
 
 
 @functools.lru_cache
@@ -580,6 +589,15 @@ def test_a_chapter_is_light(browser: webdriver.Chrome, site: str, chapter: str):
     assert not [name for name, _ in parts if name.endswith("-dark.png")], (
         "the other theme's figures are fetched too"
     )
+
+
+def test_code_without_a_class_has_the_colour_of_what_had_one(site: str):
+    styles = (HTML / "_static" / "pygments.css").read_text(encoding="utf-8")
+    for theme in ("light", "dark"):
+        rule = rf'html\[data-theme="{theme}"\] \.highlight'
+        [plain] = re.findall(rf"{rule} {{[^}}]*\bcolor: (#\w+)", styles)
+        for name in UNCOLOURED:
+            assert re.findall(rf"{rule} \.{name} {{([^}}]*)}}", styles) in ([f" color: {plain} "], []), name
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

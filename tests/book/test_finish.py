@@ -54,6 +54,20 @@ def test_what_the_theme_loads_twice_is_loaded_once():
     assert "brands" not in found and "all.min.js" not in found
 
 
+def test_code_keeps_its_text_and_its_colours():
+    code = (
+        '<span class="n">x</span> <span class="o">=</span><span class="w"> </span><span class="mi">1</span>'
+    )
+    assert finished(code, lambda name: None) == 'x <span class="o">=</span> <span class="mi">1</span>'
+
+
+@pytest.mark.parametrize("content", ["", '<div class="sd-card">'])
+def test_cards_come_with_their_style_only(content: str):
+    style = '<link rel="stylesheet" href="_static/sphinx-design.min.css?v=1" />'
+    script = '<script src="_static/design-tabs.js?v=1"></script>'
+    assert finished(f"{style}{script}<p>{content}", lambda name: None).startswith("<link") == bool(content)
+
+
 def test_a_figure_is_there_for_both_themes_and_once_more_changes_nothing(tmp_path: Path):
     picture = tmp_path / "_images" / "bars.png"
     picture.parent.mkdir()

@@ -17,13 +17,13 @@ from PIL import Image
 GROUND = (18, 18, 18)
 """The theme's dark page, which a test in the browser compares; edges of letters fade into it."""
 
-RECIPE = 2
+RECIPE = 3
 """Changes with what this module makes of a picture, so that no older one is taken for it."""
 
 PAPER = 255
 """The last place of a palette of 256 colours, kept for paper."""
 
-FAITHFUL = 38.0
+FAITHFUL = 35.0
 """Least peak signal-to-noise ratio in dB at which 256 colours stand for all that a picture has."""
 
 FAINT = 0.45

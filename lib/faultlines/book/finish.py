@@ -30,6 +30,14 @@ SIGNATURE = re.compile(r"(<dt\b[^>]*\bclass=\"sig\b(?:(?!</dt>).)*?<dl)>(.*?)</d
 # Jupyter Book and the theme each say it, and one of the two is enough
 SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>)\s*<meta name="viewport"[^>]*>')
 
+# names, punctuation, blanks: half of a page's code, and of the colour of what has no class
+UNCOLOURED = ("n", "nn", "p", "w")
+UNCOLOURED_SPAN = re.compile(rf'<span class="(?:{"|".join(UNCOLOURED)})">([^<]*)</span>')
+# cards, grids and tabs of sphinx-design, on a page that has none
+DESIGN = re.compile(
+    r"\s*<(?:link|script)[^>]*_static/(?:sphinx-design\.min\.css|design-tabs\.js)[^>]*>(?:</script>)?"
+)
+
 
 def finish_pages(html: Path, pages: Iterable[str], store: Path) -> None:
     """Finish pages in place, and write the pictures that they show beside those that Sphinx copied.
@@ -72,6 +80,9 @@ def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
     page = TOGGLE.sub(r'\1 aria-label="Parts of \2">', page)
     page = SIGNATURE.sub(_without_roles, page)
     page = SECOND_VIEWPORT.sub(r"\1", UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page)))
+    page = UNCOLOURED_SPAN.sub(r"\1", page)
+    if not re.search(r'class="[^"]*\bsd-', page):
+        page = DESIGN.sub("", page)
     return FIGURE.sub(both, TABLE.sub(lambda found: stacked(found[0]), page))
 
 
