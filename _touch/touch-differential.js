@@ -15,7 +15,7 @@ faultlinesTouch.figures.differential = (place, { layers, gamma: median }) => {
   const cosine = () => Math.cos((now.angle * Math.PI) / 180);
 
   // the map
-  const [width, height, edge] = [400, 330, { left: 42, right: 8, top: 10, bottom: 74 }];
+  const [width, height, edge] = [310, 300, { left: 34, right: 8, top: 10, bottom: 74 }];
   const svg = picture(left, width, height, "The ratio of Theorem 2 over the cosine of the angle and lambda rho", "group");
   const x = d3.scaleLinear([-1, 1], [edge.left, width - edge.right]);
   const y = d3.scaleLinear([0, 3], [height - edge.bottom, edge.top]);
@@ -27,7 +27,7 @@ faultlinesTouch.figures.differential = (place, { layers, gamma: median }) => {
   for (const tick of [0, 1, 2, 3])
     svg.append("text").attr("class", "fl-touch-small").attr("x", edge.left - 7).attr("y", y(tick) + 4).attr("text-anchor", "end").text(tick);
   svg.append("text").attr("class", "fl-touch-text").attr("x", x(0)).attr("y", y(0) + 34).attr("text-anchor", "middle").text("cos θ");
-  svg.append("text").attr("class", "fl-touch-text").attr("transform", `translate(13 ${y(1.5)}) rotate(-90)`).attr("text-anchor", "middle").text("λρ");
+  svg.append("text").attr("class", "fl-touch-text").attr("transform", `translate(12 ${y(1.5)}) rotate(-90)`).attr("text-anchor", "middle").text("λρ");
   const most = 3;
   const colour = (n) => d3.interpolateCividis(1 - n / 15);
   const bar = svg.append("g").attr("transform", `translate(${x(0) - 120} ${height - 17})`);
@@ -63,7 +63,7 @@ faultlinesTouch.figures.differential = (place, { layers, gamma: median }) => {
   key.innerHTML = "● a trained layer at one image, really more sensitive than the paired ViT’s; ○ really less. Their places were read off the figure above.";
 
   // the triangle of gradients
-  const arrows = picture(right, 400, 162, "The gradients of the two branches as arrows, and their difference", "img");
+  const arrows = picture(right, 310, 150, "The gradients of the two branches as arrows, and their difference", "img");
   const marker = `fl-tip-${Math.random().toString(36).slice(2)}`;
   const tips = arrows.append("defs").selectAll("marker").data(["one", "two", "sum"]).join("marker").attr("id", (d) => `${marker}-${d}`)
     .attr("viewBox", "0 0 10 10").attr("refX", 9).attr("refY", 5).attr("markerWidth", 6).attr("markerHeight", 6).attr("orient", "auto");
@@ -116,8 +116,8 @@ faultlinesTouch.figures.differential = (place, { layers, gamma: median }) => {
     const turn = (now.angle * Math.PI) / 180;
     const ends = [[0, 0], [1, 0], [v * c, v * Math.sin(turn)]];
     const [wide, tall] = [d3.extent(ends, (d) => d[0]), d3.extent(ends, (d) => d[1])];
-    const scale = Math.min(230 / (wide[1] - wide[0]), 116 / Math.max(tall[1], 0.01), 120);
-    const [from, tip1, tip2] = ends.map(([i, j]) => [190 + (i - (wide[0] + wide[1]) / 2) * scale, 138 - j * scale]);
+    const scale = Math.min(170 / (wide[1] - wide[0]), 104 / Math.max(tall[1], 0.01), 110);
+    const [from, tip1, tip2] = ends.map(([i, j]) => [130 + (i - (wide[0] + wide[1]) / 2) * scale, 126 - j * scale]);
     const draw = (name, a, b, words, dx, dy, anchor) => {
       drawn[name].arrow.attr("d", `M${a}L${b}`).attr("visibility", Math.hypot(b[0] - a[0], b[1] - a[1]) < 3 ? "hidden" : null);
       drawn[name].text.attr("x", (a[0] + b[0]) / 2 + dx).attr("y", (a[1] + b[1]) / 2 + dy).attr("text-anchor", anchor).text(words);

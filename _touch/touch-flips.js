@@ -10,7 +10,7 @@ faultlinesTouch.figures.flips = (place, { ridges, width: units, eps, shares, ran
   body.append(left, right);
   const now = { at: 0, kind: "finite", question: "top" };
 
-  const [wide, high, edge] = [460, 320, { left: 44, right: 12, top: 16, bottom: 46 }];
+  const [wide, high, edge] = [350, 280, { left: 42, right: 10, top: 16, bottom: 46 }];
   const svg = picture(left, wide, high, "Share of influences that change their sign, in per cent, against the ridge", "group");
   const logs = ridges.map(Math.log10);
   const x = d3.scaleLinear([logs[0] - 0.25, logs.at(-1) + 0.15], [edge.left, wide - edge.right]);
@@ -41,7 +41,7 @@ faultlinesTouch.figures.flips = (place, { ridges, width: units, eps, shares, ran
       .attr("r", (d) => (d.n === now.at ? 7 : 4)).attr("class", (d) => `fl-touch-fill-${d.arm}`);
     // single subsets, where the ledger has them
     const single = now.question === "top" ? arms.flatMap((arm) => (subsets[`${now.kind} ${arm}`] || []).map((value) => ({ value, arm }))) : [];
-    cloud.selectAll("circle").data(single).join("circle").attr("cx", (d, n) => x(logs[0]) - 20 + 2.4 * ((n * 5) % 7) - 7).attr("cy", (d) => y(d.value))
+    cloud.selectAll("circle").data(single).join("circle").attr("cx", (d, n) => x(logs[0]) - 16 + 2 * ((n * 5) % 7) - 6).attr("cy", (d) => y(d.value))
       .attr("r", 2.2).attr("class", (d) => `fl-touch-fill-${d.arm} fl-touch-faint`);
     cursor.attr("d", `M${x(logs[now.at])} ${y(0)}V${y(50)}`);
     const value = Object.fromEntries(chosen.map((d) => [d.arm, d.values[now.at]]));

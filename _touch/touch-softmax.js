@@ -26,7 +26,7 @@ faultlinesTouch.figures.softmax = (place) => {
   body.append(left, right);
 
   // the triangle, in its own coordinates
-  const [side, pad] = [300, 34];
+  const [side, pad] = [232, 30];
   const high = (side * Math.sqrt(3)) / 2;
   const corners = [[pad, pad + high], [pad + side, pad + high], [pad + side / 2, pad]]; // where p is one of the three
   const spot = (p) => [0, 1].map((axis) => p.reduce((sum, share, n) => sum + share * corners[n][axis], 0));
@@ -73,7 +73,7 @@ faultlinesTouch.figures.softmax = (place) => {
   };
 
   // what the colours mean
-  const legend = svg.append("g").attr("transform", `translate(${width / 2 - 91}, ${pad + high + 38})`);
+  const legend = svg.append("g").attr("transform", `translate(${width / 2 - 66}, ${pad + high + 38})`);
   legend.selectAll("rect").data(d3.range(13)).join("rect").attr("x", (n) => n * 14).attr("width", 14.2).attr("height", 10)
     .attr("fill", (n) => d3.interpolateCividis(n / 12));
   const ends = ["end", "start"].map((anchor, n) => legend.append("text").attr("class", "fl-touch-small").attr("text-anchor", anchor)
@@ -108,11 +108,11 @@ faultlinesTouch.figures.softmax = (place) => {
     ["lower", "lower bound, two largest", "lower"], ["norm", "‖J(p)‖, exact", "exact"], ["g1", "g₁(p), the paper's", "upper"],
     ["gershgorin", "Gershgorin's discs", "upper"], ["frobenius", "Frobenius norm", "upper"], ["trace", "trace", "upper"],
   ];
-  const [wide, line, top] = [360, 38, 26];
+  const [wide, line, top] = [300, 37, 24];
   const chart = picture(right, wide, top + line * bars.length + 22, "The norm and its bounds on one axis from 0 to 0.7");
   const x = d3.scaleLinear([0, 0.7], [4, wide - 46]);
   const foot = top + line * bars.length;
-  for (const tick of [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]) {
+  for (const tick of [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) {
     chart.append("path").attr("class", "fl-touch-grid").attr("d", `M${x(tick)} ${top}V${foot}`);
     chart.append("text").attr("class", "fl-touch-small").attr("x", x(tick)).attr("y", foot + 17).attr("text-anchor", "middle").text(tick);
   }

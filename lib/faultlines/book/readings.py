@@ -218,3 +218,102 @@ def _beside(x: float, half: float, side: int) -> range:
 
 def _inside(shape: str, across: Pixels, down: Pixels, half: float) -> Any:
     return np.hypot(across, down) < half if shape == "o" else np.maximum(np.abs(across), np.abs(down)) < half
+
+
+def frames(pixels: Pixels, colours: Sequence[str]) -> list[tuple[Axes, int]]:
+    """Return the pictures with a coloured frame, row after row, and which of the colours each frame has."""
+    found = []
+    for n, colour in enumerate(colours):
+        labels, _ = ndimage.label(coloured(pixels, colour), np.ones((3, 3)))
+        for rows, columns in ndimage.find_objects(labels):
+            if rows.stop - rows.start > 40 and columns.stop - columns.start > 40:
+                found.append((Axes(columns.start, columns.stop, rows.start, rows.stop), n))
+    return _in_rows(found)
+
+
+def photographs(pixels: Pixels) -> list[Axes]:
+    """Return the panels that hold an image, with spines on the left and below, row after row; all are of one size."""
+    labels, _ = ndimage.label(pixels.max(-1) < INK, np.ones((3, 3)))
+    found = [Axes(columns.start, columns.stop, rows.start, rows.stop)
+             for rows, columns in ndimage.find_objects(labels)
+             if rows.stop - rows.start > 60 and columns.stop - columns.start > 60]  # fmt: skip
+    widest = max((a.right - a.left for a in found if a.right - a.left < 1.05 * (a.bottom - a.top)), default=0)
+    square = [a for a in found if max(abs(a.right - a.left - widest), abs(a.bottom - a.top - widest)) <= 4]
+    return [axes for axes, _ in _in_rows([(axes, 0) for axes in square])]
+
+
+def _in_rows(found: list[tuple[Axes, int]]) -> list[tuple[Axes, int]]:
+    return sorted(found, key=lambda one: (round(one[0].top / 30), one[0].left))
+
+
+def embedded(colours: Pixels) -> str:
+    """Return an image as an address that holds it, a PNG in base 64."""
+    file = io.BytesIO()
+    Image.fromarray(colours.round().astype(np.uint8)).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def cells(pixels: Pixels, axes: Axes, side: int, inset: float = 0.0) -> Pixels:
+    """Return the colours of an image of `side` by `side` pixels that was drawn into a panel, `[side, side, 3]`.
+
+    Args:
+        pixels: The picture.
+        axes: The panel, with its frame.
+        side: Number of the image's pixels along a side.
+        inset: How far the image's edge lies within the frame's outer one, in pixels of the picture.
+    """
+    at = (np.arange(side) + 0.5) / side
+    rows = axes.top + inset + at * (axes.bottom - axes.top - 2 * inset)
+    columns = axes.left + inset + at * (axes.right - axes.left - 2 * inset)
+    return pixels[np.ix_(rows.astype(int), columns.astype(int))]
+
+
+def grain(pixels: Pixels, axes: Axes, sides: Sequence[int]) -> int | None:
+    """Return which number of pixels along a side makes the cells of a panel even; None where none does."""
+    for side in sides:
+        offsets = [(axes.bottom - axes.top) / side * shift for shift in (-0.25, 0.25)]
+        middle = cells(pixels, axes, side)
+        moved = [cells(pixels, Axes(axes.left + o, axes.right + o, axes.top + p, axes.bottom + p), side)
+                 for o in offsets for p in offsets]  # fmt: skip
+        inner = np.s_[1:-1, 1:-1]
+        if np.mean([np.abs(m - middle)[inner].mean() for m in moved]) < 2:
+            return side
+    return None
+
+
+def values_of(colours: Pixels, name: str) -> Pixels:
+    """Return the places in a colour map of Matplotlib, from 0 to 1, of colours `[..., 3]`."""
+    from matplotlib import colormaps
+
+    scale = 255 * colormaps[name](np.arange(256))[:, :3]
+    return np.abs(colours[..., None, :] - scale).sum(-1).argmin(-1) / 255
+
+
+def two_maps(colours: Pixels, under: Pixels, size: int) -> tuple[Pixels, Pixels, float]:
+    """Return two coarse maps that were laid over a grey image, first in blue and then in red, and how well they fit.
+
+    A map's value is its opacity over 0.75, the most that was given.
+
+    Args:
+        colours: The image as it was drawn, `[side, side, 3]` from 0 to 255.
+        under: The image below, `[side, side]` from 0 to 255.
+        size: Cells of a map along a side.
+
+    Returns:
+        The two maps, `[size, size]`, and the mean error of the colours that they explain.
+    """
+    from matplotlib import colormaps
+
+    blue, red = (255 * np.array(colormaps[name](1 / 1.3)[:3]) for name in ("Blues", "Reds"))
+    first, second, errors = np.zeros((size, size)), np.zeros((size, size)), []
+    step = len(under) // size
+    for row, column in np.ndindex(size, size):
+        at = np.s_[row * step : (row + 1) * step, column * step : (column + 1) * step]
+        grey = np.repeat(under[at].reshape(-1, 1), 3, axis=1)
+        over = colours[at].reshape(-1, 3)
+        parts = np.stack([(blue - grey).ravel(), (red - grey).ravel()], axis=1)
+        (below, above), *_ = np.linalg.lstsq(parts, (over - grey).ravel(), rcond=None)
+        errors.append(np.abs(parts @ [below, above] - (over - grey).ravel()).mean())
+        first[row, column] = below / max(1 - above, 0.05) / 0.75
+        second[row, column] = above / 0.75
+    return first.clip(0, 1), second.clip(0, 1), float(np.mean(errors))

@@ -124,6 +124,75 @@ def read_flips(executed: NotebookNode, record: Record) -> Numbers | None:
             "random": random, "subsets": subsets, "data": record.quoted.get("most", "")}  # fmt: skip
 
 
+def read_gaze(executed: NotebookNode, record: Record) -> Numbers | None:
+    """Return the animals of Figure `fig-ex-grid`, the maps of `fig-ex-maps`, and what the tables say of each method.
+
+    A frame's colour must say what the benchmark does, and what was laid over an image be explained by two maps.
+    """
+    from faultlines.data.spurious.grouped import CLASSES, LOCATIONS, benchmark_cells
+
+    grid, laid = (readings.picture(executed, label) for label in ("fig-ex-grid", "fig-ex-maps"))
+    size, epochs, names = (record.parameters.get(name) for name in ("size", "epochs", "benchmarks"))
+    if grid is None or laid is None or not size or not epochs or not names:
+        return None
+    benchmark = benchmark_cells(names[0])
+    trained = {(cell.label, cell.location) for cell in benchmark.train}
+    asked = {(cell.label, cell.location) for cell in benchmark.test}
+    places = [name for name in LOCATIONS if any(name == place for _, place in trained | asked)]
+    framed = readings.frames(grid, [PALETTE["blue"], PALETTE["vermillion"]])
+    kinds, across = ("full", "patch"), len(places)
+    if len(framed) != len(CLASSES) * across * len(kinds):
+        return None
+    sheets: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    for n, (axes, colour) in enumerate(framed):
+        label, (block, column) = CLASSES[n // (across * len(kinds))], divmod(n % (across * len(kinds)), across)
+        if ((label, places[column]) in trained) != (colour == 0):
+            return None
+        # half of the frame lies over the outermost pixels
+        sheets[kinds[block]].append(readings.cells(grid, axes, size, 2.5)[1:-1, 1:-1])
+    panels = readings.photographs(laid)
+    moments = sorted({0, epochs // 3, 2 * epochs // 3, epochs - 1})
+    wide = 1 + len(moments)
+    if len(panels) != 4 * wide:
+        return None
+    looks, images = [], []
+    for row in range(4):
+        image, *over = (readings.cells(laid, axes, size, 1) for axes in panels[row * wide : (row + 1) * wide])
+        read = [readings.two_maps(colours, image.mean(-1), 8) for colours in over]
+        if any(error > 4 for *_, error in read):
+            return None
+        images.append(readings.embedded(image))
+        looks.append([[one.round(2).ravel().tolist(), two.round(2).ravel().tolist()] for one, two, _ in read])
+    tables = {kind: table(executed, f"Background {words}") for kind, words in zip(kinds, ("fills", "sits"), strict=True)}
+    return {"classes": CLASSES, "places": places, "moments": [moment + 1 for moment in moments], "images": images[:2],
+            "trained": [[label, place] for label, place in sorted(trained)], "looks": looks, "tables": tables,
+            "sheets": {kind: readings.embedded(np.vstack([np.hstack(tiles[n : n + across])
+                       for n in range(0, len(tiles), across)])) for kind, tiles in sheets.items()}}  # fmt: skip
+
+
+def read_maps(executed: NotebookNode, record: Record) -> Numbers | None:
+    """Return image, map, attacked image and attacked map of Figure `fig-ar-opening`, and the table of its steps."""
+    pixels = readings.picture(executed, "fig-ar-opening")
+    rows, steps = table(executed, "Normalised MLP"), record.parameters.get("step_sizes")
+    panels = [] if pixels is None else readings.photographs(pixels)
+    if pixels is None or rows is None or not steps or len(panels) != 8:
+        return None
+    side = readings.grain(pixels, panels[0], (8, 14, 16, 28, 32))
+    if side is None:
+        return None
+    nets = []
+    for n, step in enumerate((steps[0], steps[-1])):
+        found = [readings.cells(pixels, axes, side, 1) for axes in panels[4 * n : 4 * n + 4]]
+        image, seen, moved, after = (
+            values.mean(-1) / 255 if n % 2 == 0 else readings.values_of(values, "magma") for n, values in enumerate(found)
+        )
+        nets.append({"step": step} | {name: values.round(3).ravel().tolist() for name, values in
+                    {"image": image, "map": seen, "attacked": moved, "after": after}.items()})  # fmt: skip
+    said = [{name: row[name] for name in ("step", "accuracy", "attacked", "other images", "same class", "corrected")}
+            for row in rows if row["batch"] == rows[0]["batch"]]  # fmt: skip
+    return {"side": side, "nets": nets, "eps": record.parameters["eps"], "table": said}
+
+
 def table(executed: NotebookNode, caption: str) -> list[dict[str, str]] | None:
     """Return the rows of the first table whose caption begins so, by the names of its columns."""
     for cell in executed.cells:
@@ -147,6 +216,8 @@ FIGURES = {
     "softmax-lipschitz": Touch("softmax", "fig-sl-triangle", no_numbers),
     "differential-attention": Touch("differential", "fig-da-surface", read_layers),
     "linearized-attention": Touch("flips", "fig-la-ridge", read_flips),
+    "attribution-robustness": Touch("maps", "fig-ar-opening", read_maps),
+    "ex2l": Touch("gaze", "fig-ex-maps", read_gaze),
 }
 """The figure of a chapter."""
 
