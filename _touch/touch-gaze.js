@@ -10,7 +10,7 @@ faultlinesTouch.figures.gaze = (place, { classes, places, moments, images, train
   const seen = (label, where) => trained.some(([a, b]) => a === label && b === where);
 
   // the animals: one radio button a combination
-  const grid = make("fieldset", { class: "fl-touch-animals" }, make("legend", {}, "Animal and background"));
+  const grid = make("fieldset", { class: "fl-touch-animals" }, make("legend", {}, "Animal and background: a solid frame is in training, a dashed one in the test only"));
   grid.style.setProperty("--fl-touch-columns", places.length);
   grid.append(make("span", {}), ...places.map((where) => make("span", { class: "fl-touch-head", "aria-hidden": "true" }, where)));
   const tiles = [];
@@ -35,6 +35,7 @@ faultlinesTouch.figures.gaze = (place, { classes, places, moments, images, train
   radios(which, { name: "kind", legend: "The background", value: now.kind, change: (kind) => { now.kind = kind; methods(); tell(); },
     choices: [["full", "fills the image"], ["patch", "sits in a patch"]] });
   const choose = make("select", { name: "method", id: "fl-touch-method", onchange: () => measure() });
+  which.classList.add("fl-touch-above");
   which.append(make("label", { class: "fl-touch-select", for: "fl-touch-method" }, "Trained with"), choose);
   const bars = picture(left, 310, 120, "What the table says of this method", "img");
   const across = d3.scaleLinear([0, 1], [0, 252]);
@@ -66,8 +67,8 @@ faultlinesTouch.figures.gaze = (place, { classes, places, moments, images, train
     const known = seen(now.label, now.where);
     const others = places.filter((where) => seen(now.label, where)).join(" and ");
     place.dataset.animal = `${now.label} ${now.where}`;
-    said.textContent = known ? `${now.label} with ${now.where}: so it is in training, and the background gives half of the answer away.`
-      : `${now.label} with ${now.where}: never in training, where it comes with ${others}. The test asks for this, and the background misleads.`;
+    said.textContent = known ? `A ${now.label} before ${now.where}: so it is in training, and the background gives half of the answer away.`
+      : `A ${now.label} before ${now.where}: never in training, where it stands before ${others}. The test asks for this, and the background misleads.`;
   };
 
   // where the two look

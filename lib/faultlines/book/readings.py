@@ -78,7 +78,11 @@ def panels(pixels: Pixels) -> list[Axes]:
 
 def _foot(dark: npt.NDArray[np.bool_], left: int, end: int) -> int | None:
     # the line of abscissae crosses the other within the length of a tick
-    rows = [row for row in range(max(0, end - 16), min(end + 2, len(dark) - 1)) if dark[row, left : left + 60].all()]
+    rows = [
+        row
+        for row in range(max(0, end - 16), min(end + 2, len(dark) - 1))
+        if dark[row, left : left + 60].all()
+    ]
     return rows[0] if rows else None
 
 
@@ -99,7 +103,9 @@ def tick_rows(pixels: Pixels, axes: Axes) -> list[float]:
     return sorted((y for y in centres if axes.top - 3 < y < axes.bottom + 3), reverse=True)
 
 
-def rings(pixels: Pixels, axes: Axes, size: float = 4.0, line: float = 0.8) -> list[tuple[float, float, bool]]:
+def rings(
+    pixels: Pixels, axes: Axes, size: float = 4.0, line: float = 0.8
+) -> list[tuple[float, float, bool]]:
     """Return the black circles of a scatter plot: their middles in pixels, and whether each is filled.
 
     Args:

@@ -69,7 +69,9 @@ def read_layers(executed: NotebookNode, record: Record) -> Numbers | None:
     lambda_rho = in_ticks * step
     if max(abs(_median(lambda_rho) - wanted), abs(_median(cosine) - float(said["cosine"]))) > 0.01:
         return None
-    layers = zip(cosine.round(3).tolist(), lambda_rho.round(3).tolist(), found[:, 2].astype(int).tolist(), strict=True)
+    layers = zip(
+        cosine.round(3).tolist(), lambda_rho.round(3).tolist(), found[:, 2].astype(int).tolist(), strict=True
+    )
     return {"layers": list(layers), "gamma": float(said["gamma"])}
 
 
@@ -101,7 +103,10 @@ def read_flips(executed: NotebookNode, record: Record) -> Numbers | None:
                 return None
             up = (axes.bottom - np.array(heights)) / (axes.bottom - axes.top)
             found.append(np.clip(100 * (-0.02 + 0.77 * up), 0, None).round(1))
-        shares[question] = {f"{kind} {arm}": column.tolist() for (kind, arm), column in zip(kinds, np.array(found).T, strict=True)}
+        shares[question] = {
+            f"{kind} {arm}": column.tolist()
+            for (kind, arm), column in zip(kinds, np.array(found).T, strict=True)
+        }
     random: dict[str, float] = {}
     for row in told:
         if row["intervention"] == "transformed":
@@ -145,7 +150,10 @@ def read_gaze(executed: NotebookNode, record: Record) -> Numbers | None:
         return None
     sheets: dict[str, list[Any]] = {kind: [] for kind in kinds}
     for n, (axes, colour) in enumerate(framed):
-        label, (block, column) = CLASSES[n // (across * len(kinds))], divmod(n % (across * len(kinds)), across)
+        label, (block, column) = (
+            CLASSES[n // (across * len(kinds))],
+            divmod(n % (across * len(kinds)), across),
+        )
         if ((label, places[column]) in trained) != (colour == 0):
             return None
         # half of the frame lies over the outermost pixels
@@ -163,7 +171,10 @@ def read_gaze(executed: NotebookNode, record: Record) -> Numbers | None:
             return None
         images.append(readings.embedded(image))
         looks.append([[one.round(2).ravel().tolist(), two.round(2).ravel().tolist()] for one, two, _ in read])
-    tables = {kind: table(executed, f"Background {words}") for kind, words in zip(kinds, ("fills", "sits"), strict=True)}
+    tables = {
+        kind: table(executed, f"Background {words}")
+        for kind, words in zip(kinds, ("fills", "sits"), strict=True)
+    }
     return {"classes": CLASSES, "places": places, "moments": [moment + 1 for moment in moments], "images": images[:2],
             "trained": [[label, place] for label, place in sorted(trained)], "looks": looks, "tables": tables,
             "sheets": {kind: readings.embedded(np.vstack([np.hstack(tiles[n : n + across])
@@ -184,7 +195,8 @@ def read_maps(executed: NotebookNode, record: Record) -> Numbers | None:
     for n, step in enumerate((steps[0], steps[-1])):
         found = [readings.cells(pixels, axes, side, 1) for axes in panels[4 * n : 4 * n + 4]]
         image, seen, moved, after = (
-            values.mean(-1) / 255 if n % 2 == 0 else readings.values_of(values, "magma") for n, values in enumerate(found)
+            values.mean(-1) / 255 if n % 2 == 0 else readings.values_of(values, "magma")
+            for n, values in enumerate(found)
         )
         nets.append({"step": step} | {name: values.round(3).ravel().tolist() for name, values in
                     {"image": image, "map": seen, "attacked": moved, "after": after}.items()})  # fmt: skip
@@ -202,7 +214,10 @@ def table(executed: NotebookNode, caption: str) -> list[dict[str, str]] | None:
                 said = found.find("caption")
                 if said is None or not said.get_text().strip().startswith(caption):
                     continue
-                rows = [[part.get_text().strip() for part in row.find_all(["th", "td"])] for row in found.find_all("tr")]
+                rows = [
+                    [part.get_text().strip() for part in row.find_all(["th", "td"])]
+                    for row in found.find_all("tr")
+                ]
                 return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
     return None
 
