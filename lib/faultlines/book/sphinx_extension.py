@@ -26,11 +26,12 @@ from faultlines.book.page import insert_picture, result_page
 from faultlines.book.picture import picture_html
 from faultlines.book.reference import render_math, write_reference
 from faultlines.book.scoreboard import Board, judged_board, toc_pages
+from faultlines.book.touch import FOLDER, insert_touch
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.store import write_atomic
+from faultlines.notebook.store import read_notebook, write_atomic
 from faultlines.notebook.task import Task, Where
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 RESULTS = "FAULTLINES_RESULTS"
-FRAME = ("_config.yml", "_toc.yml", "_static")
+FRAME = ("_config.yml", "_toc.yml", "_static", FOLDER)
 
 
 class Book:
@@ -49,12 +50,14 @@ class Book:
         texts: The notebook of each page that shows a result, as text, by the page's name.
         shown: The notebook that each of these was made from.
         written: The pages that this build wrote.
+        touched: The script with the numbers of a page's figure that one can touch, by the page's name.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.shown: dict[str, Path] = {}
         self.written: list[str] = []
+        self.touched: dict[str, str] = {}
         self.project = Project(Path(), Path(__file__).resolve().parents[1])
 
     def prepare(self, app: Sphinx, config: Config) -> None:
@@ -84,6 +87,8 @@ class Book:
                 }
         frame = _seal(*(self.project.root / name for name in FRAME))
         settings.html_context = {**settings.html_context, "frame": frame}  # another frame is another page
+        if self.touched:
+            settings.html_static_path = [*settings.html_static_path, FOLDER]
         settings.mathjax_path = "mathjax/startup.js"  # its parts are named in _config.yml
         _configure_buttons(app, config)
 
@@ -103,6 +108,8 @@ class Book:
                 notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
                 if groups := board.groups(name):
                     insert_picture(notebook, picture_html(groups, "../" * (page.count("/")), alone=True))
+                if numbers := insert_touch(notebook, name, _flat(page), read_notebook(path)):
+                    self.touched[page] = numbers
                 self.texts[page], self.shown[page] = nbformat.writes(notebook), path
             found = [source for source in candidates if (project.root / source).is_file()]
             if not found:
@@ -144,13 +151,22 @@ class Book:
                 source = Path(app.outdir) / "_sources" / f"{page}.ipynb"
                 if source.is_file():
                     shutil.copyfile(path, source)
+            for page, numbers in self.touched.items():
+                write_atomic(Path(app.outdir) / "_static" / "touch-data" / f"{_flat(page)}.js", numbers)
 
     def note(self, app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-        """Note that a page is being written."""
+        """Note that a page is being written, and let it load what its figure needs."""
         self.written.append(page)
+        if page in self.touched:
+            app.add_css_file("touch.css")
+            app.add_js_file("touch.js", loading_method="defer")
 
     def _failed(self, app: Sphinx) -> Path:
         return Path(app.doctreedir) / "faultlines.failed"
+
+
+def _flat(page: str) -> str:
+    return page.replace("/", "-")
 
 
 def results_shown() -> Where:
