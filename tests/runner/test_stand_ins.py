@@ -31,7 +31,7 @@ def test_a_stand_in_is_read_as_what_it_stands_for(tmp_path: Path, name: str) -> 
     assert data.image_shape == KNOWN[name].image_shape and data.classes == KNOWN[name].classes
     counts = data.y_train.bincount(minlength=len(data.classes))
     assert counts.min() > 0 and counts.max() <= 1.6 * counts.min()
-    assert 0 <= data.x_train.min() and data.x_train.max() <= 1
+    assert data.x_train.min() >= 0 and data.x_train.max() <= 1
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.npz"]
 
 
@@ -67,6 +67,8 @@ def test_a_rehearsal_is_neither_shown_nor_published(checkout: Project, put: Call
     (checkout.root / "runs.yml").write_text((checkout.root / "runs.yml").read_text() + GROUP)
     put("rehearsal")
     assert "No chapter has a result yet" in read_board(checkout, Runs.load(checkout)).markdown()
-    with pytest.raises(UsageError, match="toy · rehearsal is no result.*publish one of default, desk, paper"):
+    with pytest.raises(
+        UsageError, match=r"toy · rehearsal is no result.*publish one of default, desk, paper"
+    ):
         publish(checkout, Task(Chapter.all(checkout)["toy"], "rehearsal"))
     assert not (checkout.root / "results").exists()

@@ -47,8 +47,8 @@ def publish(project: Project, task: Task) -> bool:
     """
     if task.run == "rehearsal":
         raise UsageError(
-            f"{task.chapter.name} · {task.run} is no result: it shows only that a paper run goes through; publish one of"
-            f" {', '.join(run for run in Runs.load(project).runs if run not in TESTS)}"
+            f"{task.chapter.name} · {task.run} is no result: it shows only that a paper run goes through; publish"
+            f" one of {', '.join(run for run in Runs.load(project).runs if run not in TESTS)}"
         )
     if task.overrides:
         raise UsageError(f"{task.label} has overrides: a published run is one of runs.yml as it stands")

@@ -1,8 +1,9 @@
-"""What a run will take, before it starts: fitted to runs that were measured, and to how their parts grow.
+r"""What a run will take, before it starts: fitted to runs that were measured, and to how their parts grow.
 
 `growth.yml` says of every chapter into which parts its seconds fall, which claims are charged with a part, and how many
-calls (small operations that wait for their start) and multiplications a part makes, as expressions of the parameters. Its
-seconds are taken to be $a \\cdot \\text{calls} + b \\cdot \\text{multiplications}$; $a, b \\ge 0$ come from records.
+calls (small operations that wait for their start) and multiplications a part makes, as expressions of the
+parameters. Its seconds are taken to be $a \cdot \text{calls} + b \cdot \text{multiplications}$; $a, b \ge 0$ come
+from records.
 """
 
 from __future__ import annotations
@@ -288,4 +289,5 @@ def _taken(judge: Freshness, task: Task, forecast: float) -> Iterator[str]:
         record = state.result.provenance
         code = "" if state.name == "fresh" else ", by an earlier version of the code"
         error = f"{100 * (forecast / record.wall_s - 1):+.0f} %"
-        yield f"it took {duration(record.wall_s)} on {record.kernel.get('device')}{code}: the forecast is off by {error}"
+        where = f"{duration(record.wall_s)} on {record.kernel.get('device')}{code}"
+        yield f"it took {where}: the forecast is off by {error}"

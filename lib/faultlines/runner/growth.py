@@ -132,7 +132,7 @@ BUILTIN: dict[str, Any] = {f.__name__: f for f in (len, max, min, sum, any, zip)
 
 
 def evaluate(expression: str, parameters: Mapping[str, Any]) -> float:
-    """Return the value of an expression of the parameters, which may call `vit`, `passes` and the helpers of `must` rules.
+    """Return the value of an expression of the parameters; it may call `vit`, `passes` and the helpers of `must` rules.
 
     Raises:
         UsageError: If it names what is none, or cannot be computed.
