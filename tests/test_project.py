@@ -174,7 +174,7 @@ def test_runs_name_only_chapters_that_are_there() -> None:
 
 
 def test_the_groups_are_those_of_the_book() -> None:
-    assert list(Runs.load(PROJECT).runs) == ["default", "smoke", "desk", "paper"]
+    assert list(Runs.load(PROJECT).runs) == ["default", "smoke", "rehearsal", "desk", "paper"]
 
 
 @each_chapter

@@ -19,7 +19,7 @@ from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
 from faultlines.notebook.project import Project
-from faultlines.notebook.runs import Runs
+from faultlines.notebook.runs import TESTS, Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.sync import with_text_of
 from faultlines.notebook.task import Task
@@ -43,8 +43,13 @@ def publish(project: Project, task: Task) -> bool:
         Whether anything changed.
 
     Raises:
-        UsageError: If the task has overrides, or its result here is not fresh, or is over 2 MiB.
+        UsageError: If the task has overrides, or is a rehearsal, or its result here is not fresh, or is over 2 MiB.
     """
+    if task.run == "rehearsal":
+        raise UsageError(
+            f"{task.chapter.name} · {task.run} is no result: it shows only that a paper run goes through; publish"
+            f" one of {', '.join(run for run in Runs.load(project).runs if run not in TESTS)}"
+        )
     if task.overrides:
         raise UsageError(f"{task.label} has overrides: a published run is one of runs.yml as it stands")
     state = Freshness(project, Runs.load(project)).state(task, "here")

@@ -1,4 +1,4 @@
-"""`faultlines doctor` and `faultlines data`: what this machine has, where something does not run."""
+"""`faultlines doctor`, `data` and `forecast`: what this machine has, and what a run will take."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from faultlines.cli.app import command, out, say, show
+from faultlines.cli.app import RunName, choose, command, out, say, show
+from faultlines.cli.run import Parameters, read_overrides
 from faultlines.notebook.errors import UsageError
+from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import processor
+from faultlines.notebook.runs import Runs
 
 
 @command
@@ -47,6 +50,32 @@ def data(
         if how:
             say(out, f"  {how}")
     return 1 if name is not None and told[name][1] else 0
+
+
+@command
+def forecast(
+    chapter: Annotated[str, typer.Argument(metavar="CHAPTER", help="One chapter.")],
+    run: RunName = "paper",
+    device: Annotated[
+        str | None, typer.Option(help="A device of growth.yml: cpu, h100; where the run is for, by default.")
+    ] = None,
+    parameter: Parameters = None,
+) -> None:
+    """Tell what a run will take, before it starts, from runs that were measured."""
+    from faultlines.runner import forecast as forecasts
+
+    project = Project.find()
+    runs = Runs.load(project)
+    [task] = choose(project, runs, [chapter], run, read_overrides(parameter or []))
+    found = forecasts.Forecast.of(Freshness(project, runs), task, device)
+    say(out, found.summary)
+    table = Table("part", "seconds", "grows with", box=None)
+    for name, seconds in found.seconds.items():
+        grows = ", ".join(f"{of} ^ {power:g}" for of, power in found.powers[name].items())
+        table.add_row(name, f"{seconds:,.0f}", grows or "nothing")
+    show(table)
+    for line in found.basis:
+        say(out, line)
 
 
 def told_data_sets() -> dict[str, tuple[str, str]]:

@@ -20,6 +20,10 @@ from faultlines.runner.job_status import JobResult, clear_leftovers
 from faultlines.runner.sweep import Sweep, gather, read_axes
 
 SLURM = "With --executor slurm"
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter."),
+]
 
 
 class Executor(StrEnum):
@@ -39,10 +43,7 @@ def run(
         ),
     ] = None,
     run: RunName = "default",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter."),
-    ] = None,
+    parameter: Parameters = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Notebooks at a time.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Execute also what is fresh.")] = False,
     here: Annotated[
@@ -137,6 +138,10 @@ def run(
         resolved = task.parameters(runs)
         if force or judge.state(task, "here" if here else "any").name != "fresh":
             work.append((task, resolved))
+    if work and run == "rehearsal":
+        from faultlines.runner.stand_ins import use_stand_ins  # here: it loads torch
+
+        use_stand_ins(project)
     checked = remember(CHECKS)
     for task, _ in work:
         task.parameters(runs, checked)
