@@ -83,7 +83,7 @@ class GrowthFile(BaseModel):
     chapters: dict[str, Growth]
 
     @classmethod
-    def load(cls, project: Project) -> Book:
+    def load(cls, project: Project) -> GrowthFile:
         """Read `growth.yml`.
 
         Raises:
