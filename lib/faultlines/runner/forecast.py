@@ -90,14 +90,14 @@ class Model:
         growth: How they grow.
         factors: Seconds at any size, of a call and of a multiplication, by part.
         rest: Seconds of what no claim is charged with: at any size, and a second of the parts.
-        memory: MiB at any size, and of a number that is held.
+        base_mib: Memory that a run of any size holds.
         disk_mib: Size of a notebook.
     """
 
     growth: Growth
     factors: Mapping[str, tuple[float, ...]]
     rest: tuple[float, ...]
-    memory: tuple[float, ...]
+    base_mib: float
     disk_mib: float
 
     @classmethod
@@ -115,7 +115,7 @@ class Model:
             growth,
             factors,
             fit([(1.0, other) for other in others], [run.seconds[REST] for run in runs]),
-            fit([(1.0, evaluate(growth.memory, run.parameters)) for run in runs], [run.memory_mib for run in runs]),
+            max(0.0, float(np.median([r.memory_mib - numbers_mib(growth.memory, r.parameters) for r in runs]))),
             max(run.disk_mib for run in runs),
         )  # fmt: skip
 
@@ -131,11 +131,16 @@ class Model:
 
     def memory_mib(self, parameters: Mapping[str, Any]) -> float:
         """Return the most memory that is held."""
-        return self.memory[0] + self.memory[1] * evaluate(self.growth.memory, parameters)
+        return self.base_mib + numbers_mib(self.growth.memory, parameters)
 
     def on_disk_mib(self, parameters: Mapping[str, Any]) -> float:
-        """Return what lies on disk at the end of the last training, at four bytes a number."""
-        return self.disk_mib + 4 * evaluate(self.growth.kept, parameters) / MIB
+        """Return what lies on disk at the end of the last training."""
+        return self.disk_mib + numbers_mib(self.growth.kept, parameters)
+
+
+def numbers_mib(expression: str, parameters: Mapping[str, Any]) -> float:
+    """Return the size of so many numbers of four bytes."""
+    return 4 * evaluate(expression, parameters) / MIB
 
 
 def errors(growth: Growth, runs: Sequence[Measured]) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Growth(BaseModel):
 
     Attributes:
         parts: Its parts by name; a claim belongs to the first that names it.
-        memory: Numbers that are held at once, up to a factor.
+        memory: Numbers of four bytes that are held at once, on top of what a run of any size holds.
         kept: Numbers in the trainings that lie on disk until the run is done.
     """
 
@@ -109,6 +109,16 @@ def vit(image: Sequence[int], patch: int, dim: int, depth: int) -> float:
     return tokens * (depth * (12 * dim**2 + 2 * tokens * dim) + channels * patch**2 * dim)
 
 
+def numbers(name: str) -> float:
+    """Return how many numbers the images of a data set are.
+
+    Example:
+        >>> numbers("digits") == 1797 * 64
+        True
+    """
+    return sum(HELPERS["images_of"](name)) * math.prod(HELPERS["image_shape"](name))
+
+
 def passes(epochs: float, losses: float | Sequence[float], classes: int = 10) -> float:
     """Return passes over the images until a training loss is come to: the share of the way down from chance.
 
@@ -129,15 +139,16 @@ def passes(epochs: float, losses: float | Sequence[float], classes: int = 10) ->
 
 
 BUILTIN: dict[str, Any] = {f.__name__: f for f in (len, max, min, sum, any, zip)}
+FUNCTIONS: dict[str, Any] = {f.__name__: f for f in (vit, passes, numbers)}
 
 
 def evaluate(expression: str, parameters: Mapping[str, Any]) -> float:
-    """Return the value of an expression of the parameters; it may call `vit`, `passes` and the helpers of `must` rules.
+    """Return the value of an expression of parameters; it may call what stands here and the helpers of `must` rules.
 
     Raises:
         UsageError: If it names what is none, or cannot be computed.
     """
-    names = {"__builtins__": BUILTIN, **HELPERS, "vit": vit, "passes": passes, **parameters}
+    names = {"__builtins__": BUILTIN, **HELPERS, **FUNCTIONS, **parameters}
     try:
         return float(eval(expression, names))  # the book's own text
     except (NameError, ArithmeticError, LookupError, TypeError, ValueError) as error:
