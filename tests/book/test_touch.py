@@ -162,6 +162,7 @@ def opened(browser, address: str, size: str = "desktop", theme: str = "light"):
     assert place.get_attribute("data-state") == "waiting", "it loads before the reader is there"
     state = browser.execute_async_script(
         """const [place, done] = arguments;
+        window.scrollBy(0, 2);
         place.scrollIntoView();
         const state = () => place.dataset.state;
         const look = () => ['ready', 'failed'].includes(state()) ? done(state()) : setTimeout(look, 50);
