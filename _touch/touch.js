@@ -1,5 +1,5 @@
 // Figures that one can touch. A page that has one loads this file alone; the library, the figure and its numbers come
-// when the reader is near. All are scripts, not fetched data, so that a page works from the disk.
+// when the reader is near, or asks for it. All are scripts, not fetched data, so that a page works from the disk.
 (() => {
   const base = document.currentScript.src.replace(/[^/]*$/, "");
   const asked = {};
@@ -35,8 +35,15 @@
     for (const place of places) {
       place.dataset.state = "waiting";
       place.hidden = false;
-      near.observe(place);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "fl-touch-button";
+      button.textContent = "☞ Touch it: a figure that moves";
+      button.addEventListener("click", () => open(place));
+      place.append(button);
     }
+    // a reader who reads on is on the way to it; who only looks at the first screen loads nothing
+    addEventListener("scroll", () => places.forEach((place) => near.observe(place)), { once: true, passive: true });
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def panels(pixels: Pixels) -> list[Axes]:
     tall = [(n, *_longest(column)) for n, column in enumerate(dark.T)]
     height = max(end - start for _, start, end in tall)
     lines = [line for line in tall if line[2] - line[1] >= height - 3]
-    spines = [(a, top, end) for (a, top, end), (b, *_) in zip(lines, lines[1:], strict=False) if b == a + 1]
+    spines = [(a, top, end) for (a, top, end), (b, *_) in itertools.pairwise(lines) if b == a + 1]
     found = []
     for left, top, end in spines:
         bottom = _foot(dark, left, end)

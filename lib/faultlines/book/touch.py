@@ -1,7 +1,7 @@
 """Figures that one can touch: where a chapter has one, and its numbers, which come from the executed notebook.
 
-The figures themselves are scripts in `_touch/`. A page names its figure and the file of its numbers, and loads both when
-the reader is near. Where a notebook's outputs do not hold what a figure wants, the page goes without it.
+The figures themselves are scripts in `_touch/`. A page names its figure and the file of its numbers, and loads both
+when the reader is near. Where a notebook's outputs do not hold what a figure wants, the page goes without it.
 """
 
 from __future__ import annotations
