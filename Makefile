@@ -1,6 +1,7 @@
 # make book   render the published results, run the chapters on the embedded data, and render the book again
 # make test   lint, types, unit tests and doctests with their coverage by room, the smoke notebooks by strict nbval, and
 #             the built pages where there are any
+# make pdf    the book on paper, by LaTeX: _build/latex/fault-lines.pdf
 # make bench  ratios against peers and floors
 # make clean  remove what was built, keep the environment
 
@@ -17,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 ROOMS := data models attacks estimators training studies reporting notebook runner book cli
 
-.PHONY: book test bench clean
+.PHONY: book test pdf bench clean
 .DELETE_ON_ERROR:
 
 book: $(READY)
@@ -35,6 +36,9 @@ test: $(READY)
 	@for room in $(ROOMS); do printf '%-12s%s %%\n' $$room \
 	  "$$($(BIN)/coverage report --format=total --include="lib/faultlines/$$room/*")"; done
 	$(PYTEST) --nbval tests/notebooks
+
+pdf: $(READY)
+	$(BIN)/jupyter-book build . --builder pdflatex
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

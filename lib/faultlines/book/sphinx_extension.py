@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 RESULTS = "FAULTLINES_RESULTS"
+LONGEST_ON_PAPER = 10  # rows of a table that LaTeX may not break
 FRAME = ("_config.yml", "_toc.yml", "_static", FOLDER)
 
 
@@ -169,6 +170,40 @@ def _flat(page: str) -> str:
     return page.replace("/", "-")
 
 
+def _shape_for_paper(app: Sphinx) -> None:
+    # a PDF is for reading: without the reference, hundreds of pages to look things up in, and no table beyond its page
+    from docutils import nodes
+    from sphinx.addnodes import toctree
+
+    builder = cast(Any, app.builder)
+    if builder.format != "latex":
+        return
+    assemble, whole = builder.assemble_doctree, app.env.get_doctree
+
+    def get_doctree(page: str) -> Any:
+        tree = whole(page)
+        for part in tree.findall(toctree):
+            part["entries"] = [entry for entry in part["entries"] if not entry[1].startswith("library/")]
+            part["includefiles"] = [name for name in part["includefiles"] if not name.startswith("library/")]
+        for table in tree.findall(nodes.table):
+            columns = list(table.findall(nodes.colspec))
+            if len(list(table.findall(nodes.row))) > LONGEST_ON_PAPER:
+                table["classes"] += ["longtable", "colwidths-given"]
+                for column in columns:
+                    column["colwidth"] = 100 // len(columns)
+        return tree
+
+    def assemble_doctree(*given: Any, **named: Any) -> Any:
+        env = cast(Any, app.env)
+        env.get_doctree = get_doctree
+        try:
+            return assemble(*given, **named)
+        finally:
+            del env.get_doctree  # what is kept of the environment holds no function
+
+    builder.assemble_doctree = assemble_doctree
+
+
 def results_shown() -> Where:
     """Return which results the book shows, from FAULTLINES_RESULTS.
 
@@ -259,6 +294,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", book.read)
     app.connect("html-page-context", book.note)
     app.connect("build-finished", book.finish)
+    app.connect("builder-inited", _shape_for_paper)
     # before napoleon (priority 500), which moves the lines into fields
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
