@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from faultlines.studies.card import (
     find_target,
     measure_target,
 )
+from faultlines.studies.card_target import known_mechanisms
 
 TINY = Setting(
     train_size=60, test_size=60, grid=2, dim=8, epochs=40, loss=1.9, n_images=6, n_influence=20, steps=2
@@ -213,6 +215,50 @@ def test_stored_references_are_what_the_library_computes_now() -> None:
         assert again["probes"][probe] == pytest.approx(values, abs=0.1), probe
     held = json.loads(card.REFERENCES.read_text())
     assert held["schema"] == card.SCHEMA and held["sets"][0]["setting"] == asdict(Setting())
+
+
+def test_an_extension_trains_what_is_missing_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "references.json"
+    shutil.copy(card.REFERENCES, path)
+    before, data = json.loads(path.read_text()), load("digits")
+    first = card.extend_references(data, TINY, ["softmax", "relu"], 2, path)
+    name, seed, numbers = next(first)
+    first.close()  # as who interrupts it
+    assert (name, seed) == ("softmax", 0) and numbers is not None
+    assert [(n, s) for n, s, _ in card.extend_references(data, TINY, ["softmax", "relu"], 2, path)] == [
+        ("softmax", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
+    monkeypatch.setattr(card, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert list(card.extend_references(data, TINY, ["softmax", "relu"], 2, path)) == []
+    assert list(card.extend_references(data, TINY, ["softmax"], 9, path, until=0)) == []
+    held = json.loads(path.read_text())
+    assert held["sets"][:-1] == before["sets"] and held["sets"][-1]["setting"] == asdict(TINY)
+    assert path.read_text() == card.references_text(held)
+    monkeypatch.setattr(card, "REFERENCES", path)
+    stored = card.stored_references(TINY)
+    assert stored["softmax"][0] == numbers and set(stored["relu"]) == {0, 1}
+
+
+def test_a_seed_that_misses_the_loss_is_stored_as_missed(tmp_path: Path) -> None:
+    path = tmp_path / "references.json"
+    shutil.copy(card.REFERENCES, path)
+    never = replace(TINY, epochs=1, loss=0.001)
+    assert list(card.extend_references(load("digits"), never, ["softmax"], 1, path)) == [("softmax", 0, None)]
+    one = json.loads(path.read_text())["sets"][-1]
+    assert one["missed"] == {"softmax": [0]} and one["networks"] == {}
+    assert list(card.extend_references(load("digits"), never, ["softmax"], 1, path)) == []
+
+
+def test_every_mechanism_of_the_library_is_known_and_probes_have_a_size_of_interest() -> None:
+    names = known_mechanisms()
+    assert names[0] == "softmax" and {"rbf normalised", "linear normalised", "gated"} <= set(names)
+    assert len(names) == len(set(names)) >= 16 and all(find_target(n).kind == "mechanism" for n in names)
+    assert set(card.smallest_effects()) == set(PROBES) and min(card.smallest_effects().values()) > 0
+    assert card.REFERENCES.stat().st_size < 600_000
 
 
 def test_nothing_of_a_target_stays_in_the_path(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,17 +199,107 @@ def stored_references(setting: Setting) -> dict[str, dict[int, Numbers]]:
     return {}
 
 
+def smallest_effects() -> dict[str, float]:
+    """Return each probe's smallest effect of interest, in its own units, as it is stored with the references."""
+    held = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    return {probe: stated["smallest"] for probe, stated in held["of_interest"].items()}
+
+
+def extend_references(
+    data: Dataset,
+    setting: Setting,
+    names: Sequence[str],
+    seeds: int,
+    path: Path = REFERENCES,
+    *,
+    until: float = math.inf,
+) -> Iterator[tuple[str, int, Numbers | None]]:
+    """Train what a file of references has not yet, one network after another, and write the file after each.
+
+    What was stored stays: an extension that was ended goes on where it stopped. A seed at which a mechanism does not
+    come to the loss is stored as missed.
+
+    Args:
+        data: The data set that the setting names.
+        setting: Of all networks.
+        names: Mechanisms, as `find_target` takes them.
+        seeds: How many each shall have, from 0.
+        path: The file.
+        until: When to stop, on the clock of `time.monotonic`.
+
+    Yields:
+        The name, the seed and the numbers of each network that was trained; None for one that missed the loss.
+    """
+    held = json.loads(path.read_text(encoding="utf-8"))
+    one = next((one for one in held["sets"] if one["setting"] == asdict(setting)), None)
+    if one is None:
+        one = {"setting": asdict(setting), "networks": {}}
+        held["sets"].append(one)
+    missed = one.setdefault("missed", {})
+    for name in names:
+        make = find_target(name).make
+        for seed in range(seeds):
+            if str(seed) in one["networks"].get(name, {}) or seed in missed.get(name, []):
+                continue
+            if time.monotonic() > until:
+                return
+            start = time.process_time()
+            numbers = measure_mechanism(make, data, setting, seed)
+            if numbers is None:
+                missed.setdefault(name, []).append(seed)
+            else:
+                numbers = _rounded(numbers | {"seconds": round(time.process_time() - start, 1)})
+                one["networks"].setdefault(name, {})[str(seed)] = numbers
+            _write_whole(path, references_text(held))
+            yield name, seed, numbers
+
+
+def _rounded(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_rounded(value) for value in found]
+    return float(f"{found:.6g}") if isinstance(found, float) else found
+
+
+def references_text(held: Mapping[str, Any]) -> str:
+    """Return references as JSON with a line a network, so that a change shows what was measured anew."""
+    lines: list[str] = []
+
+    def line(numbers: Any) -> str:
+        lines.append(json.dumps(numbers))
+        return f"@{len(lines) - 1}"
+
+    tree = {**held, "of_interest": {probe: line(said) for probe, said in held["of_interest"].items()}}
+    tree["sets"] = [
+        {
+            name: {m: {seed: line(n) for seed, n in by_seed.items()} for m, by_seed in part.items()}
+            if name == "networks"
+            else line(part)
+            for name, part in one.items()
+        }
+        for one in held["sets"]
+    ]
+    return re.sub(r'"@(\d+)"', lambda found: lines[int(found[1])], json.dumps(tree, indent=1)) + "\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
 def kept(folder: Path, key: str, make: Callable[[], Numbers | None]) -> Numbers | None:
     """Return what was measured before under a key, or measure and keep it: a card goes on where it stopped."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))["numbers"]
     numbers = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"key": key, "numbers": numbers}, file)
-    Path(name).replace(path)
+    _write_whole(path, json.dumps({"key": key, "numbers": numbers}))
     return numbers
 
 

@@ -94,6 +94,16 @@ def find_target(words: str) -> Target:
     )
 
 
+def known_mechanisms() -> list[str]:
+    """Return the names of all mechanisms that `find_target` knows, softmax first."""
+    found = []
+    for name, make in MECHANISMS.items():
+        found.append(name)
+        if "normalise" in inspect.signature(make).parameters:
+            found.append(f"{name} normalised")
+    return sorted(found, key=lambda name: name != "softmax")
+
+
 def _import(place: str) -> Any:
     path = Path(place)
     try:
