@@ -49,7 +49,7 @@ def by_hand(own: list[float], softmax: list[float], smallest: float) -> tuple[st
 
 
 def test_every_cell_is_what_scipy_makes_of_the_stored_networks(checkout: Project) -> None:
-    page = leaderboard_page(checkout)
+    page = leaderboard_page(checkout).replace("\N{NO-BREAK SPACE}", " ")
     names = re.findall(r"^## On (.*)$", page, re.MULTILINE)
     parts = re.split(r"^## On .*$", page, flags=re.MULTILINE)[1:]
     assert len(names) == len(parts) == len(SETS)
@@ -148,7 +148,9 @@ def hand_in(root: Path, **changed: Any) -> Path:
 def test_a_card_that_is_handed_in_is_a_row(checkout: Project) -> None:
     path = hand_in(checkout.root)
     row = next(rows["mine"] for _, rows in tables(leaderboard_page(checkout)) if "mine" in rows)
-    assert all(cell.startswith("+1.00 [+1.00, +1.00]") and "fails" in cell for cell in row[4:])
+    assert all(
+        cell.startswith("+1.00 [+1.00,\N{NO-BREAK SPACE}+1.00]") and "fails" in cell for cell in row[4:]
+    )
     assert read_card(path)[1]["networks"].keys() == SETS["digits"]["networks"]["softmax"].keys()
     (path.parent / "mine.py").write_text("def Mine(q, k, v):\n    return 2 * v\n")
     with pytest.raises(UsageError, match="whose file lies beside it as it was"):

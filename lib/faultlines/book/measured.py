@@ -307,11 +307,16 @@ def _standing(row: Standing, probes: list[str]) -> list[str]:
         row.name,
         "0 (the reference)" if softmax else balance if row.ranked else "no place",
         f"{row.seeds}" + (f" ({row.missed} missed the loss)" if row.missed else ""),
-        f"{row.accuracy:.1%}" if row.accuracy else "–",
+        _in_two(f"{row.accuracy:.1%}") if row.accuracy else "–",
     ]
     for probe in probes:
         if probe in row.effects:
-            cells.append(f"{row.effects[probe]:+.2f} {verdict_badge(row.verdicts[probe])}")
+            cells.append(f"{_in_two(f'{row.effects[probe]:+.2f}')} {verdict_badge(row.verdicts[probe])}")
         else:
             cells.append(f"0 (it moves {row.own[probe]:.2f})" if softmax and row.own else "not compared")
     return cells
+
+
+def _in_two(interval: str) -> str:
+    # a narrow cell breaks between the estimate and its interval only
+    return interval.replace(", ", ",\N{NO-BREAK SPACE}")
