@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from faultlines.data import load
-from faultlines.models import ViT
+from faultlines.models import ViT, record
 from faultlines.studies import PROBES, card
 from faultlines.studies.card import (
     Setting,
@@ -21,7 +21,7 @@ from faultlines.studies.card import (
     find_target,
     measure_target,
 )
-from faultlines.studies.card_target import known_mechanisms
+from faultlines.studies.card_target import known_mechanisms, maps_of_timm
 
 TINY = Setting(
     train_size=60, test_size=60, grid=2, dim=8, epochs=40, loss=1.9, n_images=6, n_influence=20, steps=2
@@ -202,6 +202,54 @@ def test_a_classifier_is_measured_on_batches_with_what_fits_it(tmp_path: Path) -
     with pytest.raises(ValueError, match="does not fit"):
         torch.save({"g": torch.zeros(1)}, tmp_path / "w.pt")
         measure_target(find_target(write(tmp_path, body)), data, TINY, 3, tmp_path, str(tmp_path / "w.pt"))
+
+
+TIMM = (
+    "import timm\ndef It():\n    torch.manual_seed(0)\n    return timm.models.VisionTransformer(img_size=8, "
+    "patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=2, num_classes=10{more})"
+)
+TORCHVISION = (
+    "from torchvision.models import VisionTransformer\nclass Net(nn.Module):\n    def __init__(self):\n"
+    "        super().__init__()\n        torch.manual_seed(0)\n"
+    "        self.f = VisionTransformer(8, 4, 1, 2, 16, 16, num_classes=10)\n"
+    "        nn.init.normal_(self.f.heads.head.weight)\n"  # torchvision's are 0: one class for all images
+    "    def forward(self, x):\n        return self.f(x.expand(-1, 3, -1, -1))\n"
+    "def It():\n    return Net()"
+)
+
+
+@pytest.mark.parametrize(
+    ("package", "body"),
+    [
+        ("timm", TIMM.format(more="")),
+        ("timm", TIMM.format(more=", class_token=False, global_pool='avg'")),
+        ("torchvision", TORCHVISION),
+    ],
+    ids=["timm", "timm without a class token", "torchvision"],
+)
+def test_attention_maps_of_a_known_transformer_are_read_from_its_own_modules(
+    package: str, body: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    target = find_target(write(tmp_path, body))
+    assert target.kind == "classifier"
+    found = measure_target(target, load("digits"), replace(TINY, test_size=100), 2, tmp_path / "kept")
+    assert set(found.networks[0]["probes"]) == set(PROBES) - {"attention layer"}
+    assert set(found.left_out) == {"attention layer"}
+    assert all(n["probes"]["attention map"][0] > 0 for n in found.networks.values())
+
+
+def test_the_map_of_a_timm_layer_is_the_explicit_softmax_and_the_layer_stays_as_it_was() -> None:
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    layer = layers.Attention(16, num_heads=2, qkv_bias=True).eval()
+    fused, x = layer.fused_attn, torch.randn(3, 5, 16)
+    with torch.no_grad(), maps_of_timm(layer), record() as tape:
+        out = layer(x)
+    q, k, _ = (part.unflatten(-1, (2, 8)).transpose(1, 2).double() for part in layer.qkv(x).chunk(3, dim=-1))
+    assert torch.allclose(tape.maps[0].double(), (q @ k.mT / 8**0.5).softmax(-1), atol=1e-6)
+    assert layer.fused_attn == fused and not layer.attn_drop._forward_hooks
+    assert torch.allclose(layer(x), out, atol=1e-6)
 
 
 def test_stored_references_are_what_the_library_computes_now() -> None:

@@ -28,15 +28,18 @@ from faultlines import __version__
 from faultlines.data.dataset import Dataset, make_task
 from faultlines.data.image_files import list_images, read_images
 from faultlines.data.loading import load
+from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.lipschitz.local import local_lipschitz
 from faultlines.models.inference import logits_of
 from faultlines.models.vit import ViT
+from faultlines.models.weight_files import one_line
 from faultlines.studies.card_target import (
     Target,
     check_classifier,
     check_mechanism_target,
     find_target,
     made_classifier,
+    maps_of_timm,
 )
 from faultlines.studies.sensitivity import PROBES, Moved, Probe, ProbeBudget, _apart
 from faultlines.training.fit import fit
@@ -44,7 +47,6 @@ from faultlines.training.seeding import seeded
 
 SCHEMA = 1
 REFERENCES = Path(__file__).with_name("card_references.json")
-WITH_ATTENTION: tuple[str, ...] = ("attention layer", "attention map")
 LARGEST_KERNEL = 300_000  # weights above which a network's tangent kernel is too large for a card
 
 Numbers = dict[str, Any]
@@ -92,6 +94,8 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        # of timm's transformers without a class token all tokens are read out
+        self.pool = "cls" if getattr(model, "num_prefix_tokens", 1) else "mean"
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
@@ -156,22 +160,35 @@ def look(
     return numbers
 
 
-def measure_classifier(model: nn.Module, data: Dataset, setting: Setting, batches: int) -> list[Numbers]:
-    """Return the numbers of a classifier on disjoint batches of test images, with the probes that fit it."""
+def measure_classifier(
+    model: nn.Module, data: Dataset, setting: Setting, batches: int
+) -> tuple[list[Numbers], dict[str, str]]:
+    """Measure a classifier on disjoint batches of test images with the probes that fit it.
+
+    Returns:
+        The numbers of each batch, and why a probe is left out, by probe.
+    """
     wrapped = _Logits(model).eval()
-    probes: dict[str, Probe] = {n: p for n, p in PROBES.items() if n not in WITH_ATTENTION}
-    probes["logits"] = _steep_logits
-    if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
-        probes.pop("influence")
+    probes: dict[str, Probe] = {**PROBES, "logits": _steep_logits}
+    left = {"attention layer": "a classifier's attention layers are not run one by one"}
     each = min(setting.test_size, len(data.x_test) // batches)
     order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))
     draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(1))[: setting.train_size]
     found = []
-    for n in range(batches):
-        part = order[n * each : (n + 1) * each]
-        test = (data.x_test[part], data.y_test[part])
-        found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, probes))
-    return found
+    with maps_of_timm(model):
+        try:
+            attribute(wrapped, data.x_test[:2], data.y_test[:2], method="raw_attention", create_graph=True)
+        except (ValueError, RuntimeError) as error:
+            said = one_line(error).replace(_Logits.__name__, type(model).__name__)
+            left["attention map"] = f"none can be read: {said}"
+        if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
+            left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
+        fitting = {name: probe for name, probe in probes.items() if name not in left}
+        for n in range(batches):
+            part = order[n * each : (n + 1) * each]
+            test = (data.x_test[part], data.y_test[part])
+            found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, fitting))
+    return found, left
 
 
 def _steep_logits(model: nn.Module, train: Any, test: Any, budget: ProbeBudget, seed: int) -> Moved:
@@ -370,11 +387,8 @@ def measure_target(
     if target.kind == "classifier":
         model = made_classifier(target, weights)
         said = check_classifier(model, target.name, data.x_test, data.y_test, len(data.classes))
-        networks = dict(enumerate(measure_classifier(model, data, setting, seeds)))
-        left: dict[str, str] = dict.fromkeys(WITH_ATTENTION, "the classifier's attention is not read")
-        if "influence" not in networks[0]["probes"]:
-            left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
-        return Measured(target, networks, references, [], left, said)
+        batches, left = measure_classifier(model, data, setting, seeds)
+        return Measured(target, dict(enumerate(batches)), references, [], left, said)
     if weights:
         raise ValueError(f"weights={weights!r} are for a classifier; a mechanism is trained here")
     check_mechanism_target(target, setting.heads, setting.dim // setting.heads, setting.grid**2 + 1)
