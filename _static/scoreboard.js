@@ -119,3 +119,56 @@ document.addEventListener("DOMContentLoaded", () => {
   box.before(form, count);
   show();
 });
+
+/* The leaderboard: each table of class fl-leaderboard sorts by a column, from its heading or, on a phone, from a list. */
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("table.fl-leaderboard")) {
+    const [body, heads] = [table.tBodies[0], [...table.tHead.rows[0].cells]];
+    const names = heads.map((head) => head.textContent.trim());
+    const rows = [...body.rows].map((row, at) => ({ row, at, cells: [...row.cells].map((c) => c.textContent.trim()) }));
+    const field = document.createElement("label");
+    const select = document.createElement("select");
+    select.add(new Option("place", ""));
+    names.forEach((name, n) => select.add(new Option(name.toLowerCase(), n)));
+    field.append("Sort by", select);
+    const form = document.createElement("form");
+    form.className = "fl-filters fl-order";
+    form.setAttribute("aria-label", "Sort the table");
+    form.append(field);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    const number = (text) => parseFloat(text.replace("\u2212", "-"));
+    let down = false;
+    const show = () => {
+      const n = select.value;
+      const compare = (a, b) => {
+        if (n === "") return a.at - b.at;
+        const [x, y] = [number(a.cells[n]), number(b.cells[n])];
+        if (Number.isNaN(x) && Number.isNaN(y)) return (down ? -1 : 1) * a.cells[n].localeCompare(b.cells[n]) || a.at - b.at;
+        if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // what has no number comes last
+        return (down ? y - x : x - y) || a.at - b.at;
+      };
+      body.append(...rows.sort(compare).map((r) => r.row));
+      heads.forEach((head, at) => {
+        if (n === String(at)) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        else head.removeAttribute("aria-sort");
+      });
+    };
+    heads.forEach((head, n) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...(head.querySelector("p") || head).childNodes);
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        // of balance and accuracy the largest first, of what moves the least
+        down = select.value === String(n) ? !down : ["Balance", "Seeds", "Accuracy"].includes(names[n]);
+        select.value = n;
+        show();
+      });
+    });
+    select.addEventListener("change", () => {
+      down = ["Balance", "Seeds", "Accuracy"].includes(names[select.value]);
+      show();
+    });
+    (table.closest(".pst-scrollable-table-container") || table).before(form);
+  }
+});

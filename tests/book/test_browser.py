@@ -435,6 +435,43 @@ def test_the_scoreboard_works_from_the_disk(browser: webdriver.Chrome, site: str
     failures(browser)  # a page from the disk is none of the server's
 
 
+def standing(browser: webdriver.Chrome, column: int) -> list[tuple[str, float]]:
+    """Return of each row of the first leaderboard its mechanism and the first number of a cell."""
+    rows = browser.execute_script(
+        "return [...document.querySelector('table.fl-leaderboard').tBodies[0].rows]"
+        ".map(r => [...r.cells].map(c => c.innerText.trim()))"
+    )
+    numbers = [re.match(r"[-+]?[\d.]+", row[column]) for row in rows]
+    return [(row[0], float(n[0]) if n else float("nan")) for row, n in zip(rows, numbers, strict=True)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_leaderboard_sorts_from_a_list_and_from_its_headings(
+    browser: webdriver.Chrome, site: str, size: str
+):
+    resize(browser, size)
+    browser.get("about:blank")
+    browser.get(f"{site}leaderboard.html")
+    settle(browser)
+    before = standing(browser, 0)
+    order = Select(browser.find_element(By.CSS_SELECTOR, ".fl-order select"))
+    for column, words in ((6, "prediction"), (9, "influence"), (3, "accuracy")):
+        order.select_by_visible_text(words)
+        found = standing(browser, column)
+        numbers = [n for _, n in found if n == n]
+        assert numbers == sorted(numbers, reverse=words == "accuracy") and len(numbers) > 1
+        assert {name for name, _ in found} == {name for name, _ in before}
+    order.select_by_visible_text("place")
+    assert [name for name, _ in standing(browser, 0)] == [name for name, _ in before]
+    if size == "desktop":
+        head = browser.find_element(By.XPATH, "//table//th[.//button[text()='Logits']]")
+        for way in ("ascending", "descending"):
+            head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+            assert head.get_attribute("aria-sort") == way
+            numbers = [n for _, n in standing(browser, 5) if n == n]
+            assert numbers == sorted(numbers, reverse=way == "descending")
+
+
 @pytest.mark.parametrize("page", ["intro", *CHAPTERS])
 def test_the_picture_is_read_on_a_phone_without_scrolling_sideways(
     browser: webdriver.Chrome, site: str, page: str

@@ -18,7 +18,7 @@ import faultlines
 from faultlines.cli.app import app
 from faultlines.cli.card import CARD, cell_of
 from faultlines.notebook.parameters import read_parameters
-from faultlines.studies.card import Setting, data_for
+from faultlines.studies.card import REFERENCES, Setting, data_for
 
 SMALL = ["-p", "train_size=64", "-p", "test_size=80", "-p", "epochs=40", "-p", "loss=1.9", "-p", "steps=2"]
 SCHEMA = json.loads((Path(faultlines.__file__).parent / "studies" / "card_schema.json").read_text())
@@ -142,3 +142,15 @@ def test_the_command_needs_no_checkout(folder: Path) -> None:
     code = "import sys; sys.argv = ['faultlines', 'card', 'softmaks']; from faultlines.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 2 and "neither file.py:Name" in done.stderr
+
+
+def test_references_are_extended_by_a_command_that_names_what_it_does_not_know(folder: Path) -> None:
+    status, said = command("references", "--only", "softmaks")
+    assert status == 2 and "only='softmaks' is not one of softmax, " in said
+    status, said = command("references", "--path", "nowhere.json")
+    assert status == 2 and "is no file; a copy of" in said
+    status, said = command("references", "--data", "nowhere")
+    assert status == 2 and "nowhere" in said
+    before = REFERENCES.read_bytes()
+    status, said = command("references", "--only", "softmax", "--seeds", "2")  # they are there
+    assert status == 0 and not said and REFERENCES.read_bytes() == before

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from faultlines.data import load
-from faultlines.models import ViT
+from faultlines.models import ViT, record
 from faultlines.studies import PROBES, card
 from faultlines.studies.card import (
     Setting,
@@ -20,6 +21,7 @@ from faultlines.studies.card import (
     find_target,
     measure_target,
 )
+from faultlines.studies.card_target import known_mechanisms, maps_of_timm
 
 TINY = Setting(
     train_size=60, test_size=60, grid=2, dim=8, epochs=40, loss=1.9, n_images=6, n_influence=20, steps=2
@@ -202,6 +204,54 @@ def test_a_classifier_is_measured_on_batches_with_what_fits_it(tmp_path: Path) -
         measure_target(find_target(write(tmp_path, body)), data, TINY, 3, tmp_path, str(tmp_path / "w.pt"))
 
 
+TIMM = (
+    "import timm\ndef It():\n    torch.manual_seed(0)\n    return timm.models.VisionTransformer(img_size=8, "
+    "patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=2, num_classes=10{more})"
+)
+TORCHVISION = (
+    "from torchvision.models import VisionTransformer\nclass Net(nn.Module):\n    def __init__(self):\n"
+    "        super().__init__()\n        torch.manual_seed(0)\n"
+    "        self.f = VisionTransformer(8, 4, 1, 2, 16, 16, num_classes=10)\n"
+    "        nn.init.normal_(self.f.heads.head.weight)\n"  # torchvision's are 0: one class for all images
+    "    def forward(self, x):\n        return self.f(x.expand(-1, 3, -1, -1))\n"
+    "def It():\n    return Net()"
+)
+
+
+@pytest.mark.parametrize(
+    ("package", "body"),
+    [
+        ("timm", TIMM.format(more="")),
+        ("timm", TIMM.format(more=", class_token=False, global_pool='avg'")),
+        ("torchvision", TORCHVISION),
+    ],
+    ids=["timm", "timm without a class token", "torchvision"],
+)
+def test_attention_maps_of_a_known_transformer_are_read_from_its_own_modules(
+    package: str, body: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    target = find_target(write(tmp_path, body))
+    assert target.kind == "classifier"
+    found = measure_target(target, load("digits"), replace(TINY, test_size=100), 2, tmp_path / "kept")
+    assert set(found.networks[0]["probes"]) == set(PROBES) - {"attention layer"}
+    assert set(found.left_out) == {"attention layer"}
+    assert all(n["probes"]["attention map"][0] > 0 for n in found.networks.values())
+
+
+def test_the_map_of_a_timm_layer_is_the_explicit_softmax_and_the_layer_stays_as_it_was() -> None:
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    layer = layers.Attention(16, num_heads=2, qkv_bias=True).eval()
+    fused, x = layer.fused_attn, torch.randn(3, 5, 16)
+    with torch.no_grad(), maps_of_timm(layer), record() as tape:
+        out = layer(x)
+    q, k, _ = (part.unflatten(-1, (2, 8)).transpose(1, 2).double() for part in layer.qkv(x).chunk(3, dim=-1))
+    assert torch.allclose(tape.maps[0].double(), (q @ k.mT / 8**0.5).softmax(-1), atol=1e-6)
+    assert layer.fused_attn == fused and not layer.attn_drop._forward_hooks
+    assert torch.allclose(layer(x), out, atol=1e-6)
+
+
 def test_stored_references_are_what_the_library_computes_now() -> None:
     stored = card.stored_references(Setting())
     assert "softmax" in stored and all(len(by_seed) >= 3 for by_seed in stored.values())
@@ -213,6 +263,50 @@ def test_stored_references_are_what_the_library_computes_now() -> None:
         assert again["probes"][probe] == pytest.approx(values, abs=0.1), probe
     held = json.loads(card.REFERENCES.read_text())
     assert held["schema"] == card.SCHEMA and held["sets"][0]["setting"] == asdict(Setting())
+
+
+def test_an_extension_trains_what_is_missing_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "references.json"
+    shutil.copy(card.REFERENCES, path)
+    before, data = json.loads(path.read_text()), load("digits")
+    first = card.extend_references(data, TINY, ["softmax", "relu"], 2, path)
+    name, seed, numbers = next(first)
+    first.close()  # as who interrupts it
+    assert (name, seed) == ("softmax", 0) and numbers is not None
+    assert [(n, s) for n, s, _ in card.extend_references(data, TINY, ["softmax", "relu"], 2, path)] == [
+        ("softmax", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
+    monkeypatch.setattr(card, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert list(card.extend_references(data, TINY, ["softmax", "relu"], 2, path)) == []
+    assert list(card.extend_references(data, TINY, ["softmax"], 9, path, until=0)) == []
+    held = json.loads(path.read_text())
+    assert held["sets"][:-1] == before["sets"] and held["sets"][-1]["setting"] == asdict(TINY)
+    assert path.read_text() == card.references_text(held)
+    monkeypatch.setattr(card, "REFERENCES", path)
+    stored = card.stored_references(TINY)
+    assert stored["softmax"][0] == numbers and set(stored["relu"]) == {0, 1}
+
+
+def test_a_seed_that_misses_the_loss_is_stored_as_missed(tmp_path: Path) -> None:
+    path = tmp_path / "references.json"
+    shutil.copy(card.REFERENCES, path)
+    never = replace(TINY, epochs=1, loss=0.001)
+    assert list(card.extend_references(load("digits"), never, ["softmax"], 1, path)) == [("softmax", 0, None)]
+    one = json.loads(path.read_text())["sets"][-1]
+    assert one["missed"] == {"softmax": [0]} and one["networks"] == {}
+    assert list(card.extend_references(load("digits"), never, ["softmax"], 1, path)) == []
+
+
+def test_every_mechanism_of_the_library_is_known_and_probes_have_a_size_of_interest() -> None:
+    names = known_mechanisms()
+    assert names[0] == "softmax" and {"rbf normalised", "linear normalised", "gated"} <= set(names)
+    assert len(names) == len(set(names)) >= 16 and all(find_target(n).kind == "mechanism" for n in names)
+    assert set(card.smallest_effects()) == set(PROBES) and min(card.smallest_effects().values()) > 0
+    assert card.REFERENCES.stat().st_size < 600_000
 
 
 def test_nothing_of_a_target_stays_in_the_path(tmp_path: Path) -> None:

@@ -1,17 +1,25 @@
-"""What was measured, as tables of the book: what runs cost, how fast the library is, what a cluster adds."""
+"""What was measured, as tables: what runs cost, how fast the library is, what a cluster adds, a leaderboard."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from faultlines.book.myst import list_table
+from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
+from faultlines.book.scoreboard import NAMES
 from faultlines.notebook.code import digest
+from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Provenance, duration
 from faultlines.notebook.task import Task, Where
+from faultlines.reporting.intervals import Interval, mean_interval, paired_interval
+from faultlines.reporting.verdicts import Verdict, judge
 
 COSTS = ("Run", "Cost", "Made with", "Repeat it")
 
@@ -131,3 +139,184 @@ def _extrapolated(found: dict[str, Any]) -> str:
         "On the shared disk",
     )
     return f"Extrapolated, one core a job:\n\n{list_table(head, rows, style='fl-scoreboard')}"
+
+
+# the leaderboard
+
+RANKED = 20  # seeds below which a row has no place
+BOARDS = ("digits", "fashion_mnist", "cifar10")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A mechanism's row on one data set.
+
+    Attributes:
+        name: The mechanism.
+        seeds: At how many it and softmax both came to the loss, so that they are compared there.
+        missed: At how many it did not come to the loss.
+        accuracy: Over its own seeds; None where there are fewer than two.
+        effects: By probe, how much more than softmax it moves, paired by seed; of softmax and of fewer than two seeds
+            none.
+        verdicts: Whether it moves less, by probe.
+        own: By probe, the mean of what moves under attack.
+    """
+
+    name: str
+    seeds: int
+    missed: int
+    accuracy: Interval | None
+    effects: dict[str, Interval]
+    verdicts: dict[str, Verdict]
+    own: dict[str, float]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there are seeds enough for a place."""
+        return self.seeds >= RANKED
+
+    @property
+    def balance(self) -> int:
+        """Probes under which it moves less than softmax, less those under which it moves more."""
+        said = list(self.verdicts.values())
+        return said.count("holds") - said.count("fails")
+
+
+def standings(one: Mapping[str, Any], smallest: Mapping[str, float]) -> list[Standing]:
+    """Return the rows of one data set, those with a place first and in its order, the others by name.
+
+    Args:
+        one: Its numbers by mechanism and seed, as `card_references.json` has them.
+        smallest: Each probe's smallest effect of interest.
+    """
+    softmax = one["networks"].get("softmax", {})
+    missed = one.get("missed", {})
+    found = []
+    for name in dict.fromkeys([*one["networks"], *missed]):
+        own = one["networks"].get(name, {})
+        seeds = sorted(own.keys() & softmax.keys(), key=int)
+        effects = {
+            probe: paired_interval(*([of[s]["probes"][probe][0] for s in seeds] for of in (own, softmax)))
+            for probe in smallest
+            if len(seeds) > 1 and name != "softmax"
+        }
+        found.append(Standing(
+            name,
+            len(seeds),
+            len(missed.get(name, ())),
+            mean_interval([n["accuracy"] for n in own.values()], within=(0, 1)) if len(own) > 1 else None,
+            effects,
+            {probe: judge(effect, "below", smallest=smallest[probe]) for probe, effect in effects.items()},
+            {probe: sum(n["probes"][probe][0] for n in own.values()) / len(own) for probe in smallest if own},
+        ))  # fmt: skip
+    return sorted(found, key=lambda row: (not row.ranked, -row.balance * row.ranked, row.name))
+
+
+def leaderboard_page(project: Project) -> str:
+    """Return a table of mechanisms against probes for each data set in MyST, with what it cannot say above.
+
+    Raises:
+        UsageError: If a card that was handed in has another setting than the references, has the name of one, or
+            its file is not beside it.
+    """
+    path = project.library / "studies" / "card_references.json"
+    if not path.is_file():
+        return "Nothing was measured yet: `faultlines references` does it.\n"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    smallest = {probe: said["smallest"] for probe, said in held["of_interest"].items()}
+    handed = [read_card(file) for file in sorted(project.root.glob("results/leaderboard/*/card.json"))]
+    for file, card in handed:
+        one = next((one for one in held["sets"] if one["setting"] == card["setting"]), None)
+        if one is None:
+            raise UsageError(f"{file} has a setting that no reference has")
+        name = file.parent.name
+        if name in one["networks"] or name in one.get("missed", {}):
+            raise UsageError(f"{file} is called {name}, as a reference is: give its folder another name")
+        one["networks"][name] = card["networks"]
+        one.setdefault("missed", {})[name] = card["missed"]
+    boards = {one["setting"]["dataset"]: (one, standings(one, smallest)) for one in held["sets"]}
+    reasons = "; ".join(
+        f"{probe} {said['smallest']:g} ({said['reason']})" for probe, said in held["of_interest"].items()
+    )
+    blocks = [_cannot_say(boards), f"The smallest effects of interest are: {reasons}."]
+    for name, (_, rows) in boards.items():
+        blocks.append(f"## On {NAMES.get(name, name)}")
+        if ranked := [row for row in rows if row.ranked]:
+            blocks.append(_standings_table(ranked, list(smallest)))
+        if others := [row for row in rows if not row.ranked]:
+            blocks.append(f"**Provisional**, with fewer than {RANKED} seeds and so without a place:")
+            blocks.append(_standings_table(others, list(smallest)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def read_card(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a card that was handed in, its numbers by seed as the references have them.
+
+    Raises:
+        UsageError: If it is no card of a mechanism, or the file that it was made from does not lie beside it.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        networks = {
+            str(seed): {
+                "accuracy": card["accuracy"][n],
+                "probes": {p: [of["attack"][n], of["noise"][n]] for p, of in card["probes"].items()},
+            }
+            for n, seed in enumerate(card["seeds"])
+        }
+        mechanism, source = card["kind"] == "mechanism", card["source"].partition(":")[0]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UsageError(f"{path} is no card: {type(error).__name__}: {error}") from None
+    beside = {hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in path.parent.glob("*.py")}
+    if not mechanism or source not in beside:
+        raise UsageError(
+            f"{path} is not of a mechanism whose file lies beside it as it was when it was measured"
+        )
+    return path, card | {"networks": networks}
+
+
+def _cannot_say(boards: Mapping[str, tuple[Mapping[str, Any], list[Standing]]]) -> str:
+    lines = []
+    for name, (one, rows) in boards.items():
+        s, effects = one["setting"], sum(len(row.effects) for row in rows)
+        low, high = min(row.seeds for row in rows), max(row.seeds for row in rows)
+        blocks = f"{s['depth']} block{'s' * (s['depth'] != 1)} of {s['heads']} heads and {s['dim']} numbers a token"
+        lines.append(
+            f"- **{NAMES.get(name, name)}**: {s['train_size']:,} training images a seed, a transformer of {blocks} on "
+            f"{s['grid']} × {s['grid']} patches, each trained until its loss is at most {s['loss']:g}; attacks of "
+            f"{s['steps']} steps in a ball of radius {s['radius']:.3g} on {s['n_images']} test images that the network "
+            f"has right; {low if low == high else f'{low} to {high}'} seeds. Of the {effects} intervals at 95 %, about "
+            f"{effects / 20:.0f} miss by chance alone, and so may a verdict."
+        )
+    left = [NAMES[name] for name in BOARDS if name not in boards]
+    if left:
+        lines.append(f"- No networks are stored yet on {' and '.join(left)}.")
+    return "\n".join(lines)
+
+
+def _standings_table(rows: Iterable[Standing], probes: list[str]) -> str:
+    header = ("Mechanism", "Balance", "Seeds", "Accuracy", *(probe.capitalize() for probe in probes))
+    return list_table(header, [_standing(row, probes) for row in rows], style="fl-table fl-leaderboard")
+
+
+def _standing(row: Standing, probes: list[str]) -> list[str]:
+    softmax = row.name == "softmax"
+    said = list(row.verdicts.values())
+    balance = f"{row.balance:+d} ({said.count('holds')} less, {said.count('fails')} more)"
+    cells = [
+        row.name,
+        "0 (the reference)" if softmax else balance if row.ranked else "no place",
+        f"{row.seeds}" + (f" ({row.missed} missed the loss)" if row.missed else ""),
+        _in_two(f"{row.accuracy:.1%}") if row.accuracy else "–",
+    ]
+    for probe in probes:
+        if probe in row.effects:
+            cells.append(f"{_in_two(f'{row.effects[probe]:+.2f}')} {verdict_badge(row.verdicts[probe])}")
+        else:
+            cells.append(f"0 (it moves {row.own[probe]:.2f})" if softmax and row.own else "not compared")
+    return cells
+
+
+def _in_two(interval: str) -> str:
+    # a narrow cell breaks between the estimate and its interval only
+    return interval.replace(", ", ",\N{NO-BREAK SPACE}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import nbformat
 
 from faultlines.book.finish import finish_pages
-from faultlines.book.measured import cluster_page, costs_page, speed_page
+from faultlines.book.measured import cluster_page, costs_page, leaderboard_page, speed_page
 from faultlines.book.page import insert_picture, result_page
 from faultlines.book.picture import picture_html
 from faultlines.book.reference import render_math, write_reference
@@ -232,6 +232,7 @@ def write_generated(judge: Freshness, where: Where, board: Board) -> None:
         "costs": costs_page(judge, where),
         "cluster": cluster_page(project),
         "speed": speed_page(project),
+        "leaderboard": leaderboard_page(project),
     }
     for name, text in parts.items():
         path = project.root / "_generated" / f"{name}.md"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,6 +107,39 @@ def forecast(given: dict[str, Any]) -> None:
         else ", and as many of softmax, for this setting has no references"
     )
     say(out, f"a mechanism, to be trained with {given['seeds']} seeds{each}{beside}")
+
+
+@command
+def references(
+    data: Annotated[str, typer.Option(help="A data set's name.")] = "digits",
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Seeds that each mechanism shall have.")] = 20,
+    only: Annotated[list[str] | None, typer.Option(help="Only this mechanism; may be given again.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop after so many; 0 is never.")] = 0,
+    path: Annotated[
+        Path | None, typer.Option(help="The file that is extended; the library's own by default.")
+    ] = None,
+) -> None:
+    """Extend what cards and the leaderboard compare with: train the networks that are not stored yet."""
+    from faultlines.studies.card import REFERENCES, data_for, extend_references, setting_for
+    from faultlines.studies.card_target import known_mechanisms
+
+    known = known_mechanisms()
+    for name in only or []:
+        if name not in known:
+            raise UsageError(f"only={name!r} is not one of {', '.join(known)}")
+    if path is not None and not path.is_file():
+        raise UsageError(f"path={str(path)!r} is no file; a copy of {REFERENCES} is one to begin with")
+    try:
+        images = data_for(data)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    until = time.monotonic() + 60 * minutes if minutes else math.inf
+    trained = extend_references(
+        images, setting_for(data), only or known, seeds, path or REFERENCES, until=until
+    )
+    for name, seed, numbers in trained:
+        said = "did not come to the loss" if numbers is None else f"accuracy {numbers['accuracy']:.1%}"
+        say(out, f"{name}, seed {seed}: {said}")
 
 
 def as_html(page: Path) -> Path:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +28,18 @@ from faultlines import __version__
 from faultlines.data.dataset import Dataset, make_task
 from faultlines.data.image_files import list_images, read_images
 from faultlines.data.loading import load
+from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.lipschitz.local import local_lipschitz
 from faultlines.models.inference import logits_of
 from faultlines.models.vit import ViT
+from faultlines.models.weight_files import one_line
 from faultlines.studies.card_target import (
     Target,
     check_classifier,
     check_mechanism_target,
     find_target,
     made_classifier,
+    maps_of_timm,
 )
 from faultlines.studies.sensitivity import PROBES, Moved, Probe, ProbeBudget, _apart
 from faultlines.training.fit import fit
@@ -41,7 +47,6 @@ from faultlines.training.seeding import seeded
 
 SCHEMA = 1
 REFERENCES = Path(__file__).with_name("card_references.json")
-WITH_ATTENTION: tuple[str, ...] = ("attention layer", "attention map")
 LARGEST_KERNEL = 300_000  # weights above which a network's tangent kernel is too large for a card
 
 Numbers = dict[str, Any]
@@ -89,6 +94,8 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        # of timm's transformers without a class token all tokens are read out
+        self.pool = "cls" if getattr(model, "num_prefix_tokens", 1) else "mean"
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
@@ -153,22 +160,35 @@ def look(
     return numbers
 
 
-def measure_classifier(model: nn.Module, data: Dataset, setting: Setting, batches: int) -> list[Numbers]:
-    """Return the numbers of a classifier on disjoint batches of test images, with the probes that fit it."""
+def measure_classifier(
+    model: nn.Module, data: Dataset, setting: Setting, batches: int
+) -> tuple[list[Numbers], dict[str, str]]:
+    """Measure a classifier on disjoint batches of test images with the probes that fit it.
+
+    Returns:
+        The numbers of each batch, and why a probe is left out, by probe.
+    """
     wrapped = _Logits(model).eval()
-    probes: dict[str, Probe] = {n: p for n, p in PROBES.items() if n not in WITH_ATTENTION}
-    probes["logits"] = _steep_logits
-    if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
-        probes.pop("influence")
+    probes: dict[str, Probe] = {**PROBES, "logits": _steep_logits}
+    left = {"attention layer": "a classifier's attention layers are not run one by one"}
     each = min(setting.test_size, len(data.x_test) // batches)
     order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))
     draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(1))[: setting.train_size]
     found = []
-    for n in range(batches):
-        part = order[n * each : (n + 1) * each]
-        test = (data.x_test[part], data.y_test[part])
-        found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, probes))
-    return found
+    with maps_of_timm(model):
+        try:
+            attribute(wrapped, data.x_test[:2], data.y_test[:2], method="raw_attention", create_graph=True)
+        except (ValueError, RuntimeError) as error:
+            said = one_line(error).replace(_Logits.__name__, type(model).__name__)
+            left["attention map"] = f"none can be read: {said}"
+        if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
+            left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
+        fitting = {name: probe for name, probe in probes.items() if name not in left}
+        for n in range(batches):
+            part = order[n * each : (n + 1) * each]
+            test = (data.x_test[part], data.y_test[part])
+            found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, fitting))
+    return found, left
 
 
 def _steep_logits(model: nn.Module, train: Any, test: Any, budget: ProbeBudget, seed: int) -> Moved:
@@ -196,17 +216,107 @@ def stored_references(setting: Setting) -> dict[str, dict[int, Numbers]]:
     return {}
 
 
+def smallest_effects() -> dict[str, float]:
+    """Return each probe's smallest effect of interest, in its own units, as it is stored with the references."""
+    held = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    return {probe: stated["smallest"] for probe, stated in held["of_interest"].items()}
+
+
+def extend_references(
+    data: Dataset,
+    setting: Setting,
+    names: Sequence[str],
+    seeds: int,
+    path: Path = REFERENCES,
+    *,
+    until: float = math.inf,
+) -> Iterator[tuple[str, int, Numbers | None]]:
+    """Train what a file of references has not yet, one network after another, and write the file after each.
+
+    What was stored stays: an extension that was ended goes on where it stopped. A seed at which a mechanism does not
+    come to the loss is stored as missed.
+
+    Args:
+        data: The data set that the setting names.
+        setting: Of all networks.
+        names: Mechanisms, as `find_target` takes them.
+        seeds: How many each shall have, from 0.
+        path: The file.
+        until: When to stop, on the clock of `time.monotonic`.
+
+    Yields:
+        The name, the seed and the numbers of each network that was trained; None for one that missed the loss.
+    """
+    held = json.loads(path.read_text(encoding="utf-8"))
+    one = next((one for one in held["sets"] if one["setting"] == asdict(setting)), None)
+    if one is None:
+        one = {"setting": asdict(setting), "networks": {}}
+        held["sets"].append(one)
+    missed = one.setdefault("missed", {})
+    for name in names:
+        make = find_target(name).make
+        for seed in range(seeds):
+            if str(seed) in one["networks"].get(name, {}) or seed in missed.get(name, []):
+                continue
+            if time.monotonic() > until:
+                return
+            start = time.process_time()
+            numbers = measure_mechanism(make, data, setting, seed)
+            if numbers is None:
+                missed.setdefault(name, []).append(seed)
+            else:
+                numbers = _rounded(numbers | {"seconds": round(time.process_time() - start, 1)})
+                one["networks"].setdefault(name, {})[str(seed)] = numbers
+            _write_whole(path, references_text(held))
+            yield name, seed, numbers
+
+
+def _rounded(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_rounded(value) for value in found]
+    return float(f"{found:.6g}") if isinstance(found, float) else found
+
+
+def references_text(held: Mapping[str, Any]) -> str:
+    """Return references as JSON with a line a network, so that a change shows what was measured anew."""
+    lines: list[str] = []
+
+    def line(numbers: Any) -> str:
+        lines.append(json.dumps(numbers))
+        return f"@{len(lines) - 1}"
+
+    tree = {**held, "of_interest": {probe: line(said) for probe, said in held["of_interest"].items()}}
+    tree["sets"] = [
+        {
+            name: {m: {seed: line(n) for seed, n in by_seed.items()} for m, by_seed in part.items()}
+            if name == "networks"
+            else line(part)
+            for name, part in one.items()
+        }
+        for one in held["sets"]
+    ]
+    return re.sub(r'"@(\d+)"', lambda found: lines[int(found[1])], json.dumps(tree, indent=1)) + "\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
 def kept(folder: Path, key: str, make: Callable[[], Numbers | None]) -> Numbers | None:
     """Return what was measured before under a key, or measure and keep it: a card goes on where it stopped."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))["numbers"]
     numbers = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"key": key, "numbers": numbers}, file)
-    Path(name).replace(path)
+    _write_whole(path, json.dumps({"key": key, "numbers": numbers}))
     return numbers
 
 
@@ -277,11 +387,8 @@ def measure_target(
     if target.kind == "classifier":
         model = made_classifier(target, weights)
         said = check_classifier(model, target.name, data.x_test, data.y_test, len(data.classes))
-        networks = dict(enumerate(measure_classifier(model, data, setting, seeds)))
-        left: dict[str, str] = dict.fromkeys(WITH_ATTENTION, "the classifier's attention is not read")
-        if "influence" not in networks[0]["probes"]:
-            left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
-        return Measured(target, networks, references, [], left, said)
+        batches, left = measure_classifier(model, data, setting, seeds)
+        return Measured(target, dict(enumerate(batches)), references, [], left, said)
     if weights:
         raise ValueError(f"weights={weights!r} are for a classifier; a mechanism is trained here")
     check_mechanism_target(target, setting.heads, setting.dim // setting.heads, setting.grid**2 + 1)

@@ -10,7 +10,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from faultlines.data.dataset import Dataset
 from faultlines.models.inference import logits_of
+from faultlines.models.recorder import record_attention
 from faultlines.models.transformer_blocks import MECHANISMS
 from faultlines.models.weight_files import one_line, read_state
 
@@ -92,6 +94,16 @@ def find_target(words: str) -> Target:
         f"target={words!r} is neither a mechanism, called on (q, k, v), nor a function without arguments that makes "
         "a module that maps images to logits"
     )
+
+
+def known_mechanisms() -> list[str]:
+    """Return the names of all mechanisms that `find_target` knows, softmax first."""
+    found = []
+    for name, make in MECHANISMS.items():
+        found.append(name)
+        if "normalise" in inspect.signature(make).parameters:
+            found.append(f"{name} normalised")
+    return sorted(found, key=lambda name: name != "softmax")
 
 
 def _import(place: str) -> Any:
@@ -293,6 +305,36 @@ def check_target(
     return check_classifier(
         made_classifier(target, weights), target.name, data.x_test, data.y_test, len(data.classes)
     )
+
+
+@contextmanager
+def maps_of_timm(model: nn.Module) -> Iterator[None]:
+    """Make the attention layers of timm's transformers hand their maps to the recorder, inside the block.
+
+    These have a flag `fused_attn` and a dropout `attn_drop`, which the map goes through. What `torch.nn` has of
+    attention is recorded without this; see `faultlines.models.recorder`.
+    """
+    layers: list[Any] = [
+        layer
+        for layer in model.modules()
+        if isinstance(getattr(layer, "attn_drop", None), nn.Module) and hasattr(layer, "fused_attn")
+    ]
+    before = [layer.fused_attn for layer in layers]
+
+    def hand_on(_: nn.Module, given: tuple[Tensor, ...], maps: Tensor) -> None:
+        if maps.ndim == 4:
+            record_attention(maps)
+
+    hooks = [layer.attn_drop.register_forward_hook(hand_on) for layer in layers]
+    try:
+        for layer in layers:
+            layer.fused_attn = False
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, fused in zip(layers, before, strict=True):
+            layer.fused_attn = fused
 
 
 def made_classifier(target: Target, weights: str = "") -> nn.Module:
