@@ -182,7 +182,7 @@ def named(place, name: str):
 
 
 def picked(place, name: str, value: str) -> None:
-    place.find_element(By.CSS_SELECTOR, f"[data-name={name}][value={value}]").click()
+    place.find_element(By.CSS_SELECTOR, f"[data-name={name}][value='{value}']").click()
 
 
 def dragged(browser, element, to: tuple[float, float]) -> None:
