@@ -104,7 +104,9 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
         region = regions[box] == number
         if min(region.shape) < pixels.shape[1] / 80:  # a marker
             continue
-        inner = ndimage.binary_erosion(region, np.ones((7, 7)))  # without the axes and edges that it touches
+        inner: Any = ndimage.binary_erosion(
+            region, np.ones((7, 7))
+        )  # without the axes and edges that it touches
         inside = pixels[box][inner if inner.any() else region]
         fill, high, wide = region.mean(), region.shape[0] / pixels.shape[1], region.shape[1] / pixels.shape[1]
         faint = np.median(1 - inside.min(axis=-1) / 255) < FAINT

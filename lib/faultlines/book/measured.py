@@ -196,7 +196,9 @@ def standings(one: Mapping[str, Any], smallest: Mapping[str, float]) -> list[Sta
         own = one["networks"].get(name, {})
         seeds = sorted(own.keys() & softmax.keys(), key=int)
         effects = {
-            probe: paired_interval(*([of[s]["probes"][probe][0] for s in seeds] for of in (own, softmax)))
+            probe: paired_interval(
+                [own[s]["probes"][probe][0] for s in seeds], [softmax[s]["probes"][probe][0] for s in seeds]
+            )
             for probe in smallest
             if len(seeds) > 1 and name != "softmax"
         }

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from nbformat import NotebookNode
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage as scipy_ndimage
 
+ndimage: Any = scipy_ndimage  # its stubs take results for single numbers
 Pixels = npt.NDArray[np.float64]
 INK = 60.0
 """What is darker in all three channels is black ink: spines, ticks, outlines."""
@@ -119,7 +120,7 @@ def rings(
     span = np.arange(-9, 10)
     distance = np.hypot(*np.meshgrid(span, span))
     box = np.s_[int(axes.top) : int(axes.bottom) - 2, int(axes.left) + 3 : int(axes.right)]
-    dark, seen = np.zeros((2, *pixels.shape[:2]))
+    dark, seen = np.zeros(pixels.shape[:2]), np.zeros(pixels.shape[:2])
     dark[box] = np.clip((100 - pixels[box].max(-1)) / 60, 0, 1)
     seen[box] = pixels[box].min(-1) < 200  # a white line lies over the points
     cover = _share(dark, seen, (distance < outer - 0.5) & (distance > inner + 0.5))
@@ -223,7 +224,7 @@ def _beside(x: float, half: float, side: int) -> range:
     return range(edge, edge + 8 * side, side)
 
 
-def _inside(shape: str, across: Pixels, down: Pixels, half: float) -> Any:
+def _inside(shape: str, across: Any, down: Any, half: float) -> Any:
     return np.hypot(across, down) < half if shape == "o" else np.maximum(np.abs(across), np.abs(down)) < half
 
 

@@ -174,7 +174,8 @@ def measured_runs(judge: Freshness, task: Task, growth: Growth) -> tuple[list[Me
     The run that is asked for is never among them, nor is one that other code made, that went on from trainings of an
     execution that was ended, or that was not on a CPU.
     """
-    runs, left_out = [], {}
+    runs: list[Measured] = []
+    left_out: dict[str, str] = {}
     for run in judge.runs.runs:
         if not judge.runs.covers(run, task.chapter) or run == task.run:
             continue
@@ -248,9 +249,11 @@ class Forecast:
             )
         model, ratios = Model.fitted(growth, runs), errors(growth, runs)
         seconds = model.seconds(parameters, on)
-        powers = {
-            name: exponents(lambda p, name=name: model.seconds(p, on)[name], parameters) for name in seconds
-        }
+
+        def cost_of(name: str) -> Callable[[Mapping[str, Any]], float]:
+            return lambda changed: model.seconds(changed, on)[name]
+
+        powers = {name: exponents(cost_of(name), parameters) for name in seconds}
         watts = [run.watts for run in runs if run.watts is not None]
         return cls(
             task, device, seconds, powers, min([1.0, *ratios.values()]), max([1.0, *ratios.values()]),

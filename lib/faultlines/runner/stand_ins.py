@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def write_stand_in(known: KnownSet, folder: Path) -> Path:
     """
     channels, side, _ = known.image_shape
     x_train, y_train, x_test, y_test = read_digits()
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, images, digits in (("train", x_train, y_train), ("test", x_test, y_test)):
         hues = max(1, len(known.classes) // 10)
         rank = np.array([np.count_nonzero(digits[:i] == digit) for i, digit in enumerate(digits)])
