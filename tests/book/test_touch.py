@@ -215,7 +215,8 @@ def test_a_figure_comes_with_its_reader_and_is_light(browser, site, chapter: str
             "return [...arguments[0].querySelectorAll('text, label, output, legend, p')]"
             ".filter(e => e.textContent.trim())"
             ".map(e => [e.textContent.slice(0, 30), parseFloat(getComputedStyle(e).fontSize)"
-            " * (e.ownerSVGElement ? e.getScreenCTM().a : 1)]).filter(([, size]) => size < 9)",
+            " * (e.ownerSVGElement ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : 1)])"
+            ".filter(([, size]) => size < 9)",
             place,
         )
         assert not small
