@@ -54,7 +54,7 @@ def test_every_cell_is_what_scipy_makes_of_the_stored_networks(checkout: Project
     parts = re.split(r"^## On .*$", page, flags=re.MULTILINE)[1:]
     assert len(names) == len(parts) == len(SETS)
     for one, part in zip(SETS.values(), parts, strict=True):
-        rows = {name: row for _, of in tables(part) for name, row in of.items()}
+        rows = {name: row for _, of in tables(f"##{part}") for name, row in of.items()}
         assert set(rows) == set(one["networks"]) | set(one.get("missed", {}))
         softmax, compared = one["networks"]["softmax"], 0
         for name, row in rows.items():
