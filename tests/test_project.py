@@ -84,7 +84,7 @@ IMPORTS = {
     "reporting": set(),
     "notebook": {"reporting"},
     "runner": {"notebook", "reporting"},
-    "book": {"notebook", "reporting", "models"},
+    "book": {"notebook", "reporting", "models", "data"},
     "cli": {"notebook", "runner", "book", "data", "studies"},
 }
 

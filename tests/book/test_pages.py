@@ -26,6 +26,7 @@ SENTENCES = {
 
 
 PAGES = toc_pages(Project(ROOT, ROOT / "lib" / "faultlines"))
+MODULES = [page for page in PAGES if page.startswith("library/") and page.count("/") > 1]
 CHAPTERS = [page for page in PAGES if page.startswith(("chapters/", "results/"))]
 
 
@@ -71,11 +72,12 @@ def text_of(page: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_each_page_of_the_table_of_contents_is_there(html: Path, page: str):
     text = text_of((html / f"{page}.html").read_text(encoding="utf-8"))
-    assert len(text) > 200, f"{page} is all but empty"
+    assert len(text) > (100 if page in MODULES else 200), f"{page} is all but empty"
     if page in SENTENCES:
         assert SENTENCES[page].lower() in text.lower()
     if page.startswith("library/") and page != "library/index":
-        assert f"faultlines.{page.removeprefix('library/').replace('/', '.')}" in text
+        room, _, module = page.removeprefix("library/").partition("/")
+        assert f"faultlines.{room}" in text and module in text
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
@@ -98,7 +100,9 @@ def test_the_front_page_has_the_picture_and_the_answers(html: Path):
         >= 40
     )
     assert source.count('class="fl-evidence') == 6
-    assert len(re.findall(r"\d\.\d", text_of(source))) < 200, "a wall of numbers"
+    # the picture's numbers are for who cannot see it
+    seen = re.sub(r'<figure class="fl-picture".*?</figure>', "", source, flags=re.DOTALL)
+    assert len(re.findall(r"\d\.\d", text_of(seen))) < 50, "a wall of numbers"
 
 
 @pytest.mark.parametrize("page", CHAPTERS)

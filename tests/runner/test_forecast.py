@@ -92,7 +92,9 @@ def test_a_fit_gives_back_the_runs_that_it_was_made_from(name: str) -> None:
 
 def test_the_paper_runs_are_more_than_the_rehearsals() -> None:
     runs = Runs.load(BOOK)
-    for name, chapter in CHAPTERS.items():
+    rehearsed = {name: chapter for name, chapter in CHAPTERS.items() if runs.covers("rehearsal", chapter)}
+    assert rehearsed
+    for name, chapter in rehearsed.items():
         model = Model.fitted(GROWTH.chapters[name], published(name)[:2])
         paper, rehearsal = (model.seconds(runs.parameters(run, chapter)) for run in ("paper", "rehearsal"))
         assert sum(paper.values()) > 10 * sum(rehearsal.values()), name

@@ -80,6 +80,7 @@ def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
     page = TOGGLE.sub(r'\1 aria-label="Parts of \2">', page)
     page = SIGNATURE.sub(_without_roles, page)
     page = SECOND_VIEWPORT.sub(r"\1", UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page)))
+    page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = UNCOLOURED_SPAN.sub(r"\1", page)
     if not re.search(r'class="[^"]*\bsd-', page):
         page = DESIGN.sub("", page)

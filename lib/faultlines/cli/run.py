@@ -139,7 +139,7 @@ def run(
         if force or judge.state(task, "here" if here else "any").name != "fresh":
             work.append((task, resolved))
     if work and run == "rehearsal":
-        from faultlines.runner.stand_ins import use_stand_ins  # here: it loads torch
+        from faultlines.cli.stand_ins import use_stand_ins  # here: it loads torch
 
         use_stand_ins(project)
     checked = remember(CHECKS)

@@ -12,6 +12,7 @@ from tests.cli.test_app import call
 
 from faultlines.book.publish import publish
 from faultlines.book.scoreboard import read_board
+from faultlines.cli.stand_ins import VARIABLE, enlarged, use_stand_ins, write_stand_in
 from faultlines.data import load
 from faultlines.data.catalogue import KNOWN
 from faultlines.notebook.chapters import Chapter
@@ -19,7 +20,6 @@ from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
-from faultlines.runner.stand_ins import VARIABLE, enlarged, use_stand_ins, write_stand_in
 
 GROUP = "rehearsal: {purpose: the paper's sizes, budget: minutes, chapters: {toy: {seeds: 2}}}\n"
 
@@ -53,7 +53,8 @@ def test_stand_ins_are_written_once_and_found_by_what_is_started(
 
 
 def test_only_a_rehearsal_takes_stand_ins(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faultlines.runner import local_pool, stand_ins
+    from faultlines.cli import stand_ins
+    from faultlines.runner import local_pool
 
     told: list[str] = []
     monkeypatch.setattr(local_pool.LocalPool, "run", lambda self, work: [])
