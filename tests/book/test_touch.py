@@ -188,7 +188,7 @@ def picked(place, name: str, value: str) -> None:
 def dragged(browser, element, to: tuple[float, float]) -> None:
     """Press on the middle of an element, and let go at shares of its width and height from there."""
     box = element.rect
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
     actions = shared.webdriver.ActionChains(browser, duration=50)
     actions.move_to_element(element).click_and_hold()
     actions.move_by_offset(round(to[0] * box["width"]), round(to[1] * box["height"])).release().perform()
@@ -365,7 +365,7 @@ def test_a_map_is_attacked_pixel_by_pixel(browser, site):
     pads = place.find_elements(By.CSS_SELECTOR, ".fl-touch-pad")
     pads[0].send_keys(Keys.ARROW_UP if pixel >= 8 else Keys.ARROW_DOWN)
     assert abs(int(browser.execute_script(READ)["pixel"]) - pixel) == 8
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", pads[1])
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", pads[1])
     shared.webdriver.ActionChains(browser, duration=50).move_to_element_with_offset(pads[1], 5, 5).perform()
     assert int(browser.execute_script(READ)["pixel"]) == 4 * 8 + 4
     step = named(place, "step")
