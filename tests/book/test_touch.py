@@ -118,15 +118,15 @@ def test_two_maps_over_an_image_are_taken_apart():
     assert np.allclose(first, maps[0], atol=1e-6) and np.allclose(second, maps[1], atol=1e-6) and error < 1e-6
 
 
-def test_a_page_without_the_numbers_goes_without_the_figure():
+def test_a_page_without_the_numbers_goes_without_the_figure(tmp_path: Path):
     notebook = nbformat.read(ROOT / "chapters" / "ex2l.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == "fig-ex-grid":
             cell.outputs = []
     before = len(notebook.cells)
-    assert insert_touch(notebook, "ex2l", "chapters-ex2l", notebook) is None
+    assert insert_touch(notebook, "ex2l", "chapters-ex2l", notebook, tmp_path) is None
     assert len(notebook.cells) == before
-    assert insert_touch(notebook, "crossover", "chapters-crossover", notebook) is None
+    assert insert_touch(notebook, "crossover", "chapters-crossover", notebook, tmp_path) is None
 
 
 def test_the_scripts_weigh_little_and_ask_for_nothing():

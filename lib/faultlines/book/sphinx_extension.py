@@ -109,7 +109,8 @@ class Book:
                 notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
                 if groups := board.groups(name):
                     insert_picture(notebook, picture_html(groups, "../" * (page.count("/")), alone=True))
-                if numbers := insert_touch(notebook, name, _flat(page), read_notebook(path)):
+                store = project.build / "touch"
+                if numbers := insert_touch(notebook, name, _flat(page), read_notebook(path), store):
                     self.touched[page] = numbers
                 self.texts[page], self.shown[page] = nbformat.writes(notebook), path
             found = [source for source in candidates if (project.root / source).is_file()]

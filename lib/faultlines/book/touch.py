@@ -6,11 +6,13 @@ when the reader is near. Where a notebook's outputs do not hold what a figure wa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -20,7 +22,7 @@ from nbformat import NotebookNode
 
 from faultlines.book import readings
 from faultlines.notebook.provenance import Record, read_record
-from faultlines.notebook.store import number_cells
+from faultlines.notebook.store import number_cells, write_atomic
 from faultlines.reporting.figures import PALETTE
 
 FOLDER = "_touch"
@@ -237,7 +239,20 @@ FIGURES = {
 """The figure of a chapter."""
 
 
-def insert_touch(page: NotebookNode, chapter: str, source: str, executed: NotebookNode) -> str | None:
+def kept_numbers(touch: Touch, executed: NotebookNode, record: Record, store: Path) -> Numbers | None:
+    """Return a figure's numbers from where they are kept, or measure them and keep them: pictures take seconds."""
+    content = hashlib.sha256(nbformat.writes(executed).encode())
+    for module in (__file__, readings.__file__):  # otherwise measured is measured anew
+        content.update(Path(module).read_bytes())
+    path = store / f"{touch.figure}-{content.hexdigest()}.json"
+    if not path.is_file():
+        write_atomic(path, json.dumps(touch.read(executed, record), ensure_ascii=False))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def insert_touch(
+    page: NotebookNode, chapter: str, source: str, executed: NotebookNode, store: Path
+) -> str | None:
     """Put a chapter's figure below its still picture, in place, and return the script that holds its numbers.
 
     Args:
@@ -245,6 +260,7 @@ def insert_touch(page: NotebookNode, chapter: str, source: str, executed: Notebo
         chapter: Name of the chapter.
         source: Name of the script.
         executed: The notebook that the page was made from.
+        store: Where numbers that were measured once are kept.
 
     Returns:
         The script; None where the page has no figure.
@@ -255,7 +271,7 @@ def insert_touch(page: NotebookNode, chapter: str, source: str, executed: Notebo
     labels = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name", "") for cell in page.cells]
     at = next((n for n, label in enumerate(labels) if label.endswith(touch.after)), None)
     record, _ = read_record(executed)
-    numbers = touch.read(executed, record) if at is not None and record is not None else None
+    numbers = kept_numbers(touch, executed, record, store) if at is not None and record is not None else None
     if at is None or numbers is None:
         return None
     place = f'<section class="fl-touch" data-figure="{touch.figure}" data-source="{source}" hidden></section>'
