@@ -1,3 +1,19 @@
+/* What sorts: a column's heading is a button, and says which way it is sorted. */
+function headingButton(head, act) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...(head.querySelector("p") || head).childNodes);
+  head.replaceChildren(button);
+  button.addEventListener("click", act);
+}
+
+function markSorted(heads, column, down) {
+  heads.forEach((head, n) => {
+    if (n === column) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  });
+}
+
 /* The scoreboard: filters and sorting over the one table of class fl-board. Without this script all rows are shown. */
 document.addEventListener("DOMContentLoaded", () => {
   const table = document.querySelector("table.fl-board");
@@ -63,11 +79,7 @@ document.addEventListener("DOMContentLoaded", () => {
   let down = false;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, n) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.querySelector("p")?.childNodes || head.childNodes);
-    head.replaceChildren(button);
-    button.addEventListener("click", () => {
+    headingButton(head, () => {
       const name = names[n] === "chapter" ? "" : names[n];
       down = form.elements.sort.value === name && !down;
       form.elements.sort.value = name;
@@ -94,11 +106,7 @@ document.addEventListener("DOMContentLoaded", () => {
       shown += fits;
     }
     body.append(...rows.map((r) => r.row));
-    heads.forEach((head, n) => {
-      const sorted = (sort.value || "chapter") === names[n];
-      if (sorted) head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-    });
+    markSorted(heads, names.indexOf(sort.value || "chapter"), down);
     count.textContent = `${shown} of ${rows.length} results shown` + (primary.checked ? ": primary claims only" : "");
     const kept = new URLSearchParams([...new FormData(form)].filter(([name, value]) => value && name !== "primary"));
     if (!primary.checked) kept.set("primary", "off");
@@ -148,17 +156,10 @@ document.addEventListener("DOMContentLoaded", () => {
         return (down ? y - x : x - y) || a.at - b.at;
       };
       body.append(...rows.sort(compare).map((r) => r.row));
-      heads.forEach((head, at) => {
-        if (n === String(at)) head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        else head.removeAttribute("aria-sort");
-      });
+      markSorted(heads, n === "" ? -1 : Number(n), down);
     };
     heads.forEach((head, n) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.append(...(head.querySelector("p") || head).childNodes);
-      head.replaceChildren(button);
-      button.addEventListener("click", () => {
+      headingButton(head, () => {
         // of balance and accuracy the largest first, of what moves the least
         down = select.value === String(n) ? !down : ["Balance", "Seeds", "Accuracy"].includes(names[n]);
         select.value = n;

@@ -1,6 +1,6 @@
 // Which background an animal stands on, and where the classifier of the animal and that of the background look.
 faultlinesTouch.figures.gaze = (place, { classes, places, moments, images, trained, looks, tables, sheets }) => {
-  const { make, frame, slider, radios, status, picture } = faultlinesTouch;
+  const { make, frame, slider, radios, status, picture, shares } = faultlinesTouch;
   const body = frame(place, "Touch it: which background, and where do the two classifiers look?",
     "Choose an animal and its background; then go through the training, with the penalty and without it.");
   const left = make("div", { class: "fl-touch-half" });
@@ -37,23 +37,12 @@ faultlinesTouch.figures.gaze = (place, { classes, places, moments, images, train
   const choose = make("select", { name: "method", id: "fl-touch-method", onchange: () => measure() });
   which.classList.add("fl-touch-above");
   which.append(make("label", { class: "fl-touch-select", for: "fl-touch-method" }, "Trained with"), choose);
-  const bars = picture(left, 310, 120, "What the table says of this method", "img");
-  const across = d3.scaleLinear([0, 1], [0, 252]);
-  const shown = [["WGA", "right in the worst group of the test"], ["on foreground", "share of the label’s map on the animal"], ["overlap", "overlap of the two maps"]].map(([name, words], n) => {
-    bars.append("text").attr("class", "fl-touch-text").attr("y", 13 + 40 * n).text(words);
-    bars.append("rect").attr("class", "fl-touch-track").attr("y", 18 + 40 * n).attr("width", 252).attr("height", 13).attr("rx", 2);
-    const bar = bars.append("rect").attr("class", "fl-touch-fill-plain").attr("y", 18 + 40 * n).attr("height", 13).attr("rx", 2);
-    const text = bars.append("text").attr("class", "fl-touch-text fl-touch-number").attr("data-name", name).attr("x", 310).attr("y", 29 + 40 * n).attr("text-anchor", "end");
-    return (row) => {
-      const value = parseFloat(row[name]);
-      bar.attr("width", Number.isNaN(value) ? 0 : Math.max(1, across(value)));
-      text.text(Number.isNaN(value) ? "none" : value.toFixed(2));
-    };
-  });
+  const show = shares(left, "What the table says of this method", [["WGA", "right in the worst group of the test", "plain"],
+    ["on foreground", "share of the label’s map on the animal", "plain"], ["overlap", "overlap of the two maps", "plain"]]);
   const rows = () => tables[now.kind] || [];
   const measure = () => {
     const row = rows().find((r) => r.method === choose.value) || rows()[0];
-    if (row) for (const show of shown) show(row);
+    if (row) show(row);
     place.dataset.method = row ? row.method : "";
   };
   const methods = () => {

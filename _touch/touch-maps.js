@@ -1,6 +1,6 @@
 // How an explanation moves under attack, after a small and after a large training step: one image, pixel by pixel.
 faultlinesTouch.figures.maps = (place, { side, nets, eps, table }) => {
-  const { make, frame, slider, radios, status, picture } = faultlinesTouch;
+  const { make, frame, slider, radios, status, picture, shares } = faultlinesTouch;
   const ranks = (values) => { // ties share their mean rank
     const order = d3.range(values.length).sort((a, b) => values[a] - values[b]);
     const found = new Array(values.length);
@@ -94,18 +94,11 @@ faultlinesTouch.figures.maps = (place, { side, nets, eps, table }) => {
   };
 
   // all seeds
-  const bars = picture(third, 310, 124, "Means over seeds at the training step chosen", "img");
-  const across = d3.scaleLinear([0, 1], [0, 252]);
-  const shown = [["attacked", "ρ under attack", "plain"], ["other images", "ρ of maps of other images", "plain"], ["corrected", "corrected for that", "attention"]].map(([name, words, kind], n) => {
-    bars.append("text").attr("class", "fl-touch-text").attr("y", 13 + 40 * n).text(words);
-    bars.append("rect").attr("class", "fl-touch-track").attr("y", 18 + 40 * n).attr("width", 252).attr("height", 13).attr("rx", 2);
-    const bar = bars.append("rect").attr("class", `fl-touch-fill-${kind}`).attr("y", 18 + 40 * n).attr("height", 13).attr("rx", 2);
-    const text = bars.append("text").attr("class", "fl-touch-text fl-touch-number").attr("data-name", name).attr("x", 310).attr("y", 29 + 40 * n).attr("text-anchor", "end");
-    return (row) => { bar.attr("width", Math.max(1, across(parseFloat(row[name])))); text.text(parseFloat(row[name]).toFixed(2)); };
-  });
+  const show = shares(third, "Means over seeds at the training step chosen", [["attacked", "ρ under attack", "plain"],
+    ["other images", "ρ of maps of other images", "plain"], ["corrected", "corrected for that", "attention"]]);
   const means = make("div", { class: "fl-touch-controls" });
   third.prepend(means);
-  const measure = () => { for (const show of shown) show(table[now.step]); place.dataset.step = table[now.step].step; };
+  const measure = () => { show(table[now.step]); place.dataset.step = table[now.step].step; };
   slider(means, { name: "step", label: "Training step, means over all seeds", min: 0, max: table.length - 1, step: 1, value: now.step, show: (n) => table[n].step, change: (n) => { now.step = n; measure(); } });
   body.append(make("p", { class: "fl-touch-source fl-touch-whole" }, "White frames: the most important pixels before the attack that are so after it; dotted: those that are not. Images and maps are the pixels of the figure above, its first test image; the run holds them at these two sizes of the attack only. Bars: the table of this page."));
   measure();

@@ -74,6 +74,24 @@
     return svg;
   };
 
+  // bars from 0 to 1, a cell of a table each: `parts` are the column, what it is called and the kind of bar; returns what shows a row
+  const shares = (into, label, parts) => {
+    const svg = picture(into, 310, 124, label, "img");
+    const across = d3.scaleLinear([0, 1], [0, 252]);
+    const shown = parts.map(([name, words, kind], n) => {
+      svg.append("text").attr("class", "fl-touch-text").attr("y", 13 + 40 * n).text(words);
+      svg.append("rect").attr("class", "fl-touch-track").attr("y", 18 + 40 * n).attr("width", 252).attr("height", 13).attr("rx", 2);
+      const bar = svg.append("rect").attr("class", `fl-touch-fill-${kind}`).attr("y", 18 + 40 * n).attr("height", 13).attr("rx", 2);
+      const text = svg.append("text").attr("class", "fl-touch-text fl-touch-number").attr("data-name", name).attr("x", 310).attr("y", 29 + 40 * n).attr("text-anchor", "end");
+      return (row) => {
+        const value = parseFloat(row[name]);
+        bar.attr("width", Number.isNaN(value) ? 0 : Math.max(1, across(value)));
+        text.text(Number.isNaN(value) ? "none" : value.toFixed(2));
+      };
+    });
+    return (row) => { for (const show of shown) show(row); };
+  };
+
   // draw once, and again whenever the width makes another layout right
   const fitted = (place, draw) => {
     let before = 0;
@@ -84,5 +102,5 @@
   };
 
   const minus = (text) => text.replace("-", "\u2212");
-  Object.assign(faultlinesTouch, { make, frame, slider, radios, button, status, picture, fitted, minus });
+  Object.assign(faultlinesTouch, { make, frame, slider, radios, button, status, picture, shares, fitted, minus });
 })();

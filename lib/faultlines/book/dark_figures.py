@@ -54,13 +54,7 @@ def light_and_dark(png: bytes) -> tuple[bytes, bytes]:
     Raises:
         ValueError: If the bytes are no picture.
     """
-    try:
-        with Image.open(io.BytesIO(png)) as image:
-            paper = Image.new("RGBA", image.size, "white")
-            paper.alpha_composite(image.convert("RGBA"))
-    except OSError as error:
-        raise ValueError(f"png of {len(png)} bytes is no picture that can be read: {error}") from None
-    drawn = paper.convert("RGB")
+    drawn = on_paper(png)
     pixels = np.asarray(drawn)
     kept = photographs(pixels)
     blank = (pixels == 255).all(axis=-1) & ~kept
@@ -79,6 +73,21 @@ def light_and_dark(png: bytes) -> tuple[bytes, bytes]:
         else:
             dark = _with_paper(few, _palette(few), blank, GROUND)
     return min(_saved(light), png, key=len), _saved(dark, transparency=PAPER if dark.mode == "P" else None)
+
+
+def on_paper(png: bytes) -> Image.Image:
+    """Return a picture on white, without transparency.
+
+    Raises:
+        ValueError: If the bytes are no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            paper = Image.new("RGBA", image.size, "white")
+            paper.alpha_composite(image.convert("RGBA"))
+    except OSError as error:
+        raise ValueError(f"png of {len(png)} bytes is no picture that can be read: {error}") from None
+    return paper.convert("RGB")
 
 
 def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
@@ -104,9 +113,8 @@ def photographs(pixels: Pixels) -> npt.NDArray[np.bool_]:
         region = regions[box] == number
         if min(region.shape) < pixels.shape[1] / 80:  # a marker
             continue
-        inner: Any = ndimage.binary_erosion(
-            region, np.ones((7, 7))
-        )  # without the axes and edges that it touches
+        # without the axes and edges that it touches
+        inner: Any = ndimage.binary_erosion(region, np.ones((7, 7)))
         inside = pixels[box][inner if inner.any() else region]
         fill, high, wide = region.mean(), region.shape[0] / pixels.shape[1], region.shape[1] / pixels.shape[1]
         faint = np.median(1 - inside.min(axis=-1) / 255) < FAINT

@@ -19,6 +19,8 @@ from nbformat import NotebookNode
 from PIL import Image
 from scipy import ndimage as scipy_ndimage
 
+from faultlines.book.dark_figures import on_paper
+
 ndimage: Any = scipy_ndimage  # its stubs take results for single numbers
 Pixels = npt.NDArray[np.float64]
 INK = 60.0
@@ -51,10 +53,7 @@ def picture(notebook: NotebookNode, label: str) -> Pixels | None:
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == label:
             for output in cell.get("outputs", []):
                 if png := output.get("data", {}).get("image/png"):
-                    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-                        paper = Image.new("RGBA", image.size, "white")
-                        paper.alpha_composite(image.convert("RGBA"))
-                    return np.asarray(paper.convert("RGB"), float)
+                    return np.asarray(on_paper(base64.b64decode(png)), float)
     return None
 
 
