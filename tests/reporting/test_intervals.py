@@ -217,9 +217,11 @@ def test_an_interval_carries_the_effect_of_every_unit() -> None:
     assert paired_interval([1.0, 2.0, 4.0], [0.5, 0.5, 0.5]).values == (0.5, 1.5, 3.5)
     assert bootstrap_interval(values, resamples=99).values == tuple(values)
     assert bootstrap_interval([0.5, 0.5]).values == (0.5, 0.5)
-    assert (
-        wilson_interval(3, 10).values == largest(values).values == largest_effect({"a": values}).values == ()
-    )
+    assert wilson_interval(3, 10).values == largest(values).values == ()
+    two = {"a": values, "b": [3.0, 1.0, 2.0]}
+    assert largest_effect(two).values == ((0.1, 3.0), (0.3, 1.0), (0.2, 2.0))
+    uneven = largest_effect(two | {"c": [1.0, 2.0]})  # nobody knows which of its values belong together
+    assert uneven.values == () and uneven.units == 0
     again = mean_interval(mean_interval(values).values)
     assert again == mean_interval(values) and f"{again}" == f"{mean_interval(values)}"
     assert again == Interval(

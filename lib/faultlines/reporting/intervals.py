@@ -14,6 +14,7 @@ from scipy import stats
 from scipy.special import expit
 
 Range = tuple[float, float]
+Effect = float | tuple[float, ...]
 
 
 class Remake(Protocol):
@@ -36,8 +37,9 @@ class Interval:
         method: How it was made, in words.
         confidence: Its coverage.
         values: The effect of each unit, of which it was made: one number a seed, a pair's difference, the statistic
-            without each group (jackknife). Empty where units are counted and not listed (Wilson, extremes). Two
-            intervals that differ in these only are equal.
+            without each group (jackknife); of the largest of several effects one number an effect and seed. Empty
+            where units are counted and not listed (Wilson, extremes). Two intervals that differ in these only are
+            equal.
         units: How many units can be left out one at a time; 0 where they are counted and not listed.
         remake: Makes the interval again from the same sample, at another confidence and without one unit; None where
             nobody can, as for one that was written down by hand.
@@ -49,7 +51,7 @@ class Interval:
     n: int
     method: str
     confidence: float = 0.95
-    values: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    values: tuple[Effect, ...] = field(default=(), compare=False, repr=False)
     units: int = field(default=0, compare=False, repr=False)
     remake: Remake | None = field(default=None, compare=False, repr=False)
 
@@ -306,7 +308,12 @@ def _extreme(values: ArrayLike, pick: Callable[[np.ndarray], float], method: str
     return Interval(value, value, value, len(sample), method, confidence=1.0)
 
 
-def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95) -> Interval:
+def largest_effect(
+    effects: Mapping[str, ArrayLike],
+    *,
+    confidence: float = 0.95,
+    one: Callable[..., Interval] = mean_interval,
+) -> Interval:
     r"""Return the largest mean effect with an interval that covers it.
 
     That *all* of $k$ effects lie below a threshold is shown where each one's own interval does (the
@@ -318,6 +325,7 @@ def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95
     Args:
         effects: By name, one value a seed, in one unit.
         confidence: Coverage.
+        one: Makes the interval of one effect, of its values and a confidence.
 
     Raises:
         ValueError: If there is no effect, or one has fewer than two values or one that is not finite.
@@ -329,17 +337,16 @@ def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95
     """
     if not effects:
         raise ValueError("effects is empty; there is nothing to take the largest of")
-    plain = {name: mean_interval(values, confidence) for name, values in effects.items()}
-    strict = {
-        name: mean_interval(values, 1 - (1 - confidence) / len(effects)) for name, values in effects.items()
-    }
+    samples = {name: check_sample(values, name, least=2) for name, values in effects.items()}
+    plain = {name: one(sample, confidence) for name, sample in samples.items()}
+    strict = {name: one(sample, 1 - (1 - confidence) / len(effects)) for name, sample in samples.items()}
     name = max(plain, key=lambda effect: plain[effect].estimate)
-    samples = {effect: interval.values for effect, interval in plain.items()}
-    sizes = {len(sample) for sample in samples.values()}
+    # of unequal lengths nobody knows which value is of which seed
+    alike = len({len(sample) for sample in samples.values()}) == 1
 
     def remake(confidence: float, without: int | None = None) -> Interval:
-        left = {effect: leave(np.array(sample), without) for effect, sample in samples.items()}
-        return largest_effect(left, confidence=confidence)
+        left = {effect: leave(sample, without) for effect, sample in samples.items()}
+        return largest_effect(left, confidence=confidence, one=one)
 
     return Interval(
         plain[name].estimate,
@@ -348,8 +355,7 @@ def largest_effect(effects: Mapping[str, ArrayLike], *, confidence: float = 0.95
         min(interval.n for interval in plain.values()),
         f"largest of {len(effects)}: {name}",
         confidence,
-        units=sizes.pop()
-        if len(sizes) == 1
-        else 0,  # of unequal lengths nobody knows which value is of which seed
+        values=tuple(zip(*(sample.tolist() for sample in samples.values()), strict=True)) if alike else (),
+        units=len(samples[name]) if alike else 0,
         remake=remake,
     )

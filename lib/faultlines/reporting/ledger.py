@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from faultlines.reporting.intervals import Interval
+from faultlines.reporting.intervals import Effect, Interval
 from faultlines.reporting.prose import badge, quote_texts
 from faultlines.reporting.tables import Table
 from faultlines.reporting.verdicts import Direction, Verdict, check_direction, check_smallest, judge
@@ -106,7 +106,7 @@ class Row:
     cost_s: float
     figure: str
     note: str
-    effects: tuple[float, ...] = ()
+    effects: tuple[Effect, ...] = ()
     primary: bool = False
     sentence: str = ""
     smallest: float | None = None
@@ -243,7 +243,7 @@ class Ledger:
             high=float(interval.high), n=int(interval.n), method=interval.method,
             confidence=float(interval.confidence), direction=claim.direction, threshold=claim.threshold,
             verdict=verdict, cost_s=round(self._costs.get(id, 0.0), 2), figure=figure, note=note,
-            effects=tuple(map(float, interval.values)), primary=claim.primary, sentence=claim.sentence,
+            effects=tuple(map(_plainly, interval.values)), primary=claim.primary, sentence=claim.sentence,
             smallest=claim.smallest, reason=claim.reason, fragile=fragile,
         )  # fmt: skip
         self._enter(row)
@@ -341,6 +341,10 @@ class Ledger:
     def records(self) -> list[dict[str, Any]]:
         """Return every settled claim as plain data, in the order in which they were stated."""
         return [_plain(self.rows[id]) for id in self.claims if id in self.rows]
+
+
+def _plainly(effect: Effect) -> Effect:
+    return tuple(map(float, effect)) if isinstance(effect, tuple) else float(effect)
 
 
 def _secondary(claim: Claim) -> bool:

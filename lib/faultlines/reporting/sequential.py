@@ -28,10 +28,12 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from faultlines.reporting.intervals import (
+    Effect,
     Interval,
     Range,
     check_confidence,
     check_sample,
+    largest_effect,
     leave,
     on_scale,
     wilson_interval,
@@ -148,23 +150,38 @@ class Sample:
     """The units of a claim, as its stored row holds them.
 
     Attributes:
-        values: One a unit: its effect, of a jackknife its pseudo-value, of a share 1 or 0.
+        values: One a unit: its effect, of a jackknife its pseudo-value, of a share 1 or 0; of the largest of several
+            effects one of each.
         counted: Whether they are a share's.
         within: The range of the statistic, None where the interval is symmetric.
     """
 
-    values: tuple[float, ...]
+    values: tuple[Effect, ...]
     counted: bool = False
     within: Range | None = None
+
+    @property
+    def several(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """The values by effect, where the claim is about the largest of several; empty elsewhere."""
+        columns = np.array(self.values).T
+        return {str(i): column for i, column in enumerate(columns, 1)} if columns.ndim == 2 else {}
 
     def interval(self, confidence: float) -> Interval:
         """Return the interval of a look at these units."""
         if self.counted:
-            return wilson_interval(int(sum(self.values)), len(self.values), confidence)
+            return wilson_interval(int(np.sum(self.values)), len(self.values), confidence)
+        if self.several:
+            return largest_effect(self.several, confidence=confidence, one=wide_interval)
         return wide_interval(self.values, confidence, within=self.within)
 
     def later(self, size: int, confidence: float) -> Interval:
         """Return the interval that so many units would have, if mean and spread stayed as they are."""
+        if self.several:
+
+            def one(values: ArrayLike, confidence: float) -> Interval:
+                return replace(self, values=tuple(np.asarray(values).tolist())).later(size, confidence)
+
+            return largest_effect(self.several, confidence=confidence, one=one)
         mean = float(np.mean(self.values))
         if self.counted:
             return wilson_interval(round(mean * size), size, confidence)
@@ -202,6 +219,15 @@ def read_sample(row: Row) -> Sample:
     effects = row.get("effects") or []
     if len(effects) != n or any(effect is None for effect in effects) or n < 2:
         raise ValueError(f"its ledger keeps no effect of each seed ({method})")
+    if method.startswith("largest of"):
+        found = Sample(tuple(map(tuple, effects)))
+        own = largest_effect(found.several, confidence=row["confidence"])
+        if not all(
+            math.isclose(getattr(own, k), row[k], rel_tol=1e-9, abs_tol=1e-12)
+            for k in ("estimate", "low", "high")
+        ):
+            raise ValueError(f"its interval cannot be made again from its effects ({method})")
+        return found
     values = np.array(effects, dtype=np.float64)
     if method.startswith("jackknife"):
         values = n * estimate - (n - 1) * values
