@@ -15,6 +15,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from faultlines.book.myst import list_table, tables_in_myst, verdict_badge
+from faultlines.book.second_machine import read_second, second_section
 from faultlines.book.seeds import seeds_section
 from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter, has_tag
@@ -84,8 +85,9 @@ def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[Not
     notes = [_foreign_note(state) if result is None else _stale_note(state)]
     if result is not None:
         notes += [_run_note(result, task.chapter), run_changes(judge, task, where) if other else ""]
-        if other:
-            page.cells += seeds_section(judge.project, task, result)
+        page.cells += seeds_section(judge.project, task, result)
+        if beside := second_section(result, read_second(judge.project, task, result)):
+            page.cells.append(nbformat.v4.new_markdown_cell(beside))
         page.cells.append(nbformat.v4.new_markdown_cell(_closing(result)))
     _insert_notes(page, [note for note in notes if note])
     if other:

@@ -109,7 +109,8 @@ def seeds_section(project: Project, task: Task, base: Result) -> list[NotebookNo
     found = pooled(project, task, base)
     primary = [course for course in found.courses.values() if course.row.get("primary")]
     open_ = [course for course in primary if course.verdict == "inconclusive"]
-    if not found.batches and not open_ and not found.left_out:
+    quiet = task.run == "default" or not open_  # a default run is the shortest there is, and leaves much open
+    if not found.batches and quiet and not found.left_out:
         return []
     plan = "{ref}`the plan of looks <seeds-until-decided>`"
     lines = ["## Seeds so far", ""]
@@ -206,7 +207,8 @@ def draw_courses(courses: Sequence[Course]) -> Figure:
             )
         mark_line(ax, threshold, "threshold")
         seeds = np.arange(1, len(values) + 1)
-        ax.plot(seeds, np.cumsum(values) / seeds, color=PALETTE["grey"], linewidth=1)
+        so_far = np.cumsum(values, axis=0).T / seeds  # of the largest of several effects: one row an effect
+        ax.plot(seeds, so_far.max(axis=0) if so_far.ndim == 2 else so_far, color=PALETTE["grey"], linewidth=1)
         for look in course.looks:
             colour, found = COLOURS[look.verdict], look.interval
             ax.plot([found.n, found.n], [found.low, found.high], color=colour)

@@ -81,13 +81,25 @@ def book() -> int:
 
 
 @command
-def publish(chapters: Names = None, run: RunName = "default") -> None:
+def publish(
+    chapters: Names = None,
+    run: RunName = "default",
+    second: Annotated[
+        bool, typer.Option("--second", help="Beside what is published: the same run on another processor.")
+    ] = False,
+) -> None:
     """Copy this machine's fresh results to where readers find them."""
     from faultlines.book.publish import publish as publish_task
+    from faultlines.book.publish import write_scoreboard
+    from faultlines.book.second_machine import write_second
 
     project = Project.find()
     runs = Runs.load(project)
     for task in choose(project, runs, chapters or [], run, {}):
+        if second:
+            say(out, f"{write_second(project, task).relative_to(project.root)}: kept")
+            write_scoreboard(project)
+            continue
         changed = publish_task(project, task)
         where = project.published(task.run, task.chapter.name).relative_to(project.root)
         say(out, f"{where}: {'published' if changed else 'as it was'}")
