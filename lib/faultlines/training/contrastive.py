@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.estimators.forward import with_gradients
-from faultlines.models.clip.two_tower import CLIP, contrastive_loss
+from faultlines.models.clip import CLIP, contrastive_loss
 from faultlines.models.differential import DifferentialAttention
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Batches
