@@ -15,8 +15,7 @@ from faultlines.models.differential import DifferentialAttention
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Batches
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import State, Terms, Training
+from faultlines.training.loop import History, State, Terms, Training
 from faultlines.training.settings import Settings, build_optimizer, plain_number
 
 

@@ -19,8 +19,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches, Stream
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import State, Terms, Training, refill
+from faultlines.training.loop import History, State, Terms, Training, refill
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.settings import BETAS, EPS, Optimizer, Settings, decays, learning_rate
 
