@@ -218,7 +218,14 @@ def with_first_seed(fixed: dict[str, str], seed: int) -> dict[str, str]:
 
 
 def remember(checks: dict[str, Check]) -> dict[str, Check]:
-    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once."""
+    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once.
+
+    Example:
+        >>> check = remember({"data set": print})["data set"]
+        >>> check("digits"), check("digits")
+        digits
+        (None, None)
+    """
     return {name: lru_cache(maxsize=None)(check) for name, check in checks.items()}
 
 

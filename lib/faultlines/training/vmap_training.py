@@ -291,7 +291,15 @@ class RowOptimizer:
 
 
 def clip_rows(gradient: Float[Tensor, "member parameter"], largest: float) -> None:
-    """Scale in place the rows whose norm exceeds `largest`, as `clip_grad_norm_` does for one network."""
+    """Scale in place the rows whose norm exceeds `largest`, as `clip_grad_norm_` does for one network.
+
+    Example:
+        >>> gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> clip_rows(gradient, 1.0)
+        >>> gradient
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+    """
     norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
     gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
 
