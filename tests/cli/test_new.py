@@ -17,8 +17,9 @@ from faultlines.book.answers import read_answers
 from faultlines.book.scoreboard import toc_pages
 from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
-from faultlines.notebook.freshness import freshness
+from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
 
 
@@ -39,7 +40,7 @@ def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
     status, _, err = call("run", "fault-lines", "-p", "spread=0.1")
     assert status == 0, err
     task = Task(chapter, "default", {"spread": "0.1"})
-    state = freshness(checkout, task)
+    state = Freshness(checkout, Runs.load(checkout)).state(task)
     assert (state.name, [row["verdict"] for row in state.result.ledger]) == ("fresh", ["holds"])
     shown = json.dumps(state.result.notebook().cells)
     assert "image/png" in shown and "The mean over 5 seeds is" in shown

@@ -12,7 +12,7 @@ from tests.cli.test_app import call
 
 from faultlines.book.publish import publish
 from faultlines.book.scoreboard import read_board
-from faultlines.cli.stand_ins import VARIABLE, enlarged, use_stand_ins, write_stand_in
+from faultlines.cli.run import VARIABLE, enlarged, use_stand_ins, write_stand_in
 from faultlines.data import load
 from faultlines.data.catalogue import KNOWN
 from faultlines.notebook.chapters import Chapter
@@ -53,12 +53,11 @@ def test_stand_ins_are_written_once_and_found_by_what_is_started(
 
 
 def test_only_a_rehearsal_takes_stand_ins(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faultlines.cli import stand_ins
     from faultlines.runner import local_pool
 
     told: list[str] = []
     monkeypatch.setattr(local_pool.LocalPool, "run", lambda self, work: [])
-    monkeypatch.setattr(stand_ins, "use_stand_ins", lambda project: told.append("stand-ins"))
+    monkeypatch.setattr("faultlines.cli.run.use_stand_ins", lambda project: told.append("stand-ins"))
     (checkout.root / "runs.yml").write_text((checkout.root / "runs.yml").read_text() + GROUP)
     assert call("run", "toy")[1] == "1 to execute, 0 fresh\n" and not told
     assert call("run", "toy", "--run", "rehearsal")[1] == "1 to execute, 0 fresh\n" and told == ["stand-ins"]

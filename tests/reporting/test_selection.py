@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from faultlines.reporting.selection import select
+from faultlines.reporting.verdicts import select
 
 REFERENCE = {"clean": [0.94, 0.96]}
 RULE = {"maximise": "robust", "keep": "clean", "within": 0.02}

@@ -17,7 +17,7 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
 from faultlines.notebook.task import Task
 from faultlines.runner.forecast import Forecast, Measured, Model, errors, exponents, fit
-from faultlines.runner.growth import REST, GrowthFile, evaluate, passes, vit
+from faultlines.runner.growth import REST, GrowthFile, computed, passes, vit
 
 ROOT = Path(__file__).parents[2]
 BOOK = Project(ROOT, ROOT / "lib" / "faultlines")
@@ -79,7 +79,7 @@ def test_growth_speaks_of_claims_and_parameters_that_there_are(name: str) -> Non
         if runs.covers(run, CHAPTERS[name]):
             parameters = runs.parameters(run, CHAPTERS[name])
             parts = [e for part in growth.parts.values() for e in (part.calls, part.work)]
-            assert all(evaluate(e, parameters) >= 0 for e in [*parts, growth.memory, growth.kept])
+            assert all(computed(e, parameters) >= 0 for e in [*parts, growth.memory, growth.kept])
 
 
 @each_chapter
@@ -109,7 +109,7 @@ def test_factors_are_those_that_made_the_seconds() -> None:
 
 def test_a_power_is_that_of_the_expression() -> None:
     growth = {"n": 30, "seeds": 4, "epochs": 10, "first_seed": 300, "name": "digits"}
-    found = exponents(lambda p: evaluate("seeds * (n ** 2 + passes(epochs, 0.0))", p), growth)
+    found = exponents(lambda p: computed("seeds * (n ** 2 + passes(epochs, 0.0))", p), growth)
     assert found["seeds"] == 1 and found["n"] == pytest.approx(2, abs=0.05) and 0 < found["epochs"] < 0.1
     assert "first_seed" not in found
 

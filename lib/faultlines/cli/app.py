@@ -60,7 +60,13 @@ def say(console: Console, line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text with whatever no terminal can show escaped: file names and arguments may hold any bytes."""
+    r"""Return a text with whatever no terminal can show escaped: file names and arguments may hold any bytes.
+
+    Example:
+        >>> print(printable("a\x1b[31mb\nc\té"))
+        a\x1b[31mb
+        c	é
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 

@@ -1,11 +1,18 @@
-"""`faultlines run`: execute what is missing or stale, here or on a cluster, one by one or a sweep."""
+"""`faultlines run`: execute what is missing or stale, here or on a cluster, one by one or a sweep.
+
+A rehearsal trains on stand-ins for the data sets.
+"""
 
 from __future__ import annotations
 
+import colorsys
+import os
 from enum import StrEnum
 from functools import lru_cache
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from pydantic import ValidationError
 
@@ -19,6 +26,10 @@ from faultlines.notebook.runs import Runs
 from faultlines.runner.job_status import JobResult, clear_leftovers
 from faultlines.runner.sweep import Sweep, gather, read_axes
 
+if TYPE_CHECKING:
+    from faultlines.data.catalogue import KnownSet
+
+VARIABLE = "FAULTLINES_DATA"
 SLURM = "With --executor slurm"
 Parameters = Annotated[
     list[str] | None,
@@ -139,8 +150,6 @@ def run(
         if force or judge.state(task, "here" if here else "any").name != "fresh":
             work.append((task, resolved))
     if work and run == "rehearsal":
-        from faultlines.cli.stand_ins import use_stand_ins  # here: it loads torch
-
         use_stand_ins(project)
     checked = remember(CHECKS)
     for task, _ in work:
@@ -209,7 +218,14 @@ def with_first_seed(fixed: dict[str, str], seed: int) -> dict[str, str]:
 
 
 def remember(checks: dict[str, Check]) -> dict[str, Check]:
-    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once."""
+    """Return the checks, each asked once a value: a sweep of a thousand tasks loads its data set once.
+
+    Example:
+        >>> check = remember({"data set": print})["data set"]
+        >>> check("digits"), check("digits")
+        digits
+        (None, None)
+    """
     return {name: lru_cache(maxsize=None)(check) for name, check in checks.items()}
 
 
@@ -229,3 +245,77 @@ def tell(project: Project, results: list[JobResult]) -> int:
         if "notebook" in detail:
             say(err, f"  its notebook, with the traceback: {detail['notebook']}")
     return len(failed)
+
+
+# what a rehearsal trains on
+
+
+def use_stand_ins(project: Project) -> Path:
+    """Let this process, and those that it starts, find stand-ins in place of data sets.
+
+    A rehearsal asks whether a run of the paper's sizes goes through, for which images of the right shape will do:
+    enlarged digits. It so needs no download, and is the same computation wherever it runs.
+
+    Args:
+        project: The checkout; the stand-ins lie under its `_build`.
+
+    Returns:
+        The folder that `FAULTLINES_DATA` names from now on.
+    """
+    from faultlines.data.catalogue import KNOWN
+
+    folder = project.build / "stand-ins"
+    folder.mkdir(parents=True, exist_ok=True)
+    for known in KNOWN.values():
+        if known.form != "embedded" and not (folder / f"{known.name}.npz").is_file():
+            write_stand_in(known, folder)
+    os.environ[VARIABLE] = str(folder)
+    return folder
+
+
+def write_stand_in(known: KnownSet, folder: Path) -> Path:
+    """Write a stand-in for a known data set as an `.npz` that `faultlines.data.load` reads.
+
+    A class is a digit; where there are more than ten, a digit in one of several colours.
+
+    Args:
+        known: The data set.
+        folder: Where to write it.
+
+    Returns:
+        The file.
+    """
+    from faultlines.data.loading import read_digits
+
+    channels, side, _ = known.image_shape
+    x_train, y_train, x_test, y_test = read_digits()
+    arrays: dict[str, Any] = {}
+    for part, images, digits in (("train", x_train, y_train), ("test", x_test, y_test)):
+        hues = max(1, len(known.classes) // 10)
+        rank = np.array([np.count_nonzero(digits[:i] == digit) for i, digit in enumerate(digits)])
+        hue = rank % hues  # every colour of a digit equally often
+        large = enlarged(images, side)[..., None]
+        if channels == 3:
+            inks = np.array([colorsys.hsv_to_rgb(h / hues, 0.6 * (hues > 1), 1.0) for h in range(hues)])
+            large = 0.1 + 0.8 * large * inks[hue][:, None, None]
+        arrays[f"x_{part}"] = (255 * large).astype(np.uint8)
+        arrays[f"y_{part}"] = digits * hues + hue
+    path = folder / f"{known.name}.npz"
+    beside = folder / f".{known.name}.{os.getpid()}.npz"  # another process may write the same
+    np.savez_compressed(beside, **arrays)
+    beside.replace(path)
+    return path
+
+
+def enlarged(images: np.ndarray, side: int) -> np.ndarray:
+    """Return square images `[n, h, h]` at another side, by linear interpolation.
+
+    Example:
+        >>> enlarged(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 3)[0, 0].tolist()
+        [0.0, 0.5, 1.0]
+    """
+    at = np.linspace(0, images.shape[1] - 1, side)
+    low = np.floor(at).astype(int)
+    high, part = np.minimum(low + 1, images.shape[1] - 1), at - low
+    rows = images[:, low] * (1 - part)[:, None] + images[:, high] * part[:, None]
+    return rows[:, :, low] * (1 - part) + rows[:, :, high] * part

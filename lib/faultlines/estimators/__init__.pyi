@@ -38,13 +38,13 @@ from .malleability import rank_correlation as rank_correlation
 from .malleability import top_overlap as top_overlap
 from .margins import margin_gradient as margin_gradient
 from .margins import margin_radius as margin_radius
-from .ntk.empirical import empirical_ntk as empirical_ntk
+from .ntk.finite_width import empirical_ntk as empirical_ntk
+from .ntk.finite_width import width_sweep as width_sweep
 from .ntk.ridge import KernelRidge as KernelRidge
 from .ntk.ridge import kernel_alignment as kernel_alignment
 from .ntk.ridge import match_ridge as match_ridge
 from .ntk.two_layer import finite_relu_ntk as finite_relu_ntk
 from .ntk.two_layer import relu_ntk as relu_ntk
-from .ntk.width import width_sweep as width_sweep
 from .softmax import softmax_jacobian_bound as softmax_jacobian_bound
 from .softmax import softmax_jacobian_frobenius as softmax_jacobian_frobenius
 from .softmax import softmax_jacobian_gershgorin as softmax_jacobian_gershgorin

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from faultlines.estimators.similarity.correlation import (
+from faultlines.estimators.similarity import (
     average_ranks,
     both_finite,
     top_membership,

@@ -266,7 +266,14 @@ def fused_softmax(
 def open_rows(
     bias: Float[Tensor, "... query key"],
 ) -> tuple[Float[Tensor, "... query key"], Tensor]:
-    """Return the bias with 0 in the rows whose keys are all closed, and where these are, `[..., query, 1]`."""
+    """Return the bias with 0 in the rows whose keys are all closed, and where these are, `[..., query, 1]`.
+
+    Example:
+        >>> open_rows(torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]]))
+        (tensor([[0., -inf],
+                [0., 0.]]), tensor([[False],
+                [ True]]))
+    """
     closed = (bias == -math.inf).all(dim=-1, keepdim=True)
     return bias.masked_fill(closed, 0), closed
 

@@ -129,8 +129,3 @@ class Freshness:
         if where != "published" and task.failed(self.project).exists():
             return State("failed", best.result, best.changes)
         return best
-
-
-def freshness(project: Project, task: Task) -> State:
-    """Return the state of one task; see `Freshness` for many."""
-    return Freshness(project, Runs.load(project)).state(task)

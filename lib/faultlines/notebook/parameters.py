@@ -47,6 +47,9 @@ NAMED = ("data set", "device", "file", "folder")
 MUST = re.compile(r"^#\s*must:\s*(?P<rule>.+?)\s+--\s+(?P<reason>.+)$")
 TAGS = (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)
 LONGEST = 60  # characters of a value that a message repeats
+BUILTIN: dict[str, Any] = {
+    f.__name__: f for f in (abs, all, any, int, len, max, min, set, sorted, sum, zip, range)
+}
 
 Check = Callable[[str], None]
 
@@ -202,14 +205,28 @@ class Rule:
         """
         words = {node.id for node in ast.walk(ast.parse(self.expression)) if isinstance(node, ast.Name)}
         given = ", ".join(f"{name}={shown(values[name])}" for name in values if name in words)
-        builtin = {f.__name__: f for f in (abs, all, any, int, len, max, min, set, sorted, sum, zip, range)}
         try:
-            # the chapter's own text; comprehensions look names up among the globals
-            kept = eval(self.expression, {"__builtins__": builtin, **helpers, **values})
+            kept = evaluate(self.expression, values, helpers)
         except (ArithmeticError, LookupError, ValueError, TypeError) as error:
             raise UsageError(f"parameters {given}: {self.reason} ({error})") from None
         if not kept:
             raise UsageError(f"parameters {given}: {self.reason} (must be: {self.expression})")
+
+
+def evaluate(expression: str, values: Mapping[str, Any], helpers: Mapping[str, Callable[..., Any]]) -> Any:
+    """Return the value of an expression that the book itself holds: of parameters, with some functions to call.
+
+    Args:
+        expression: In Python; it has `BUILTIN` besides.
+        values: The parameters by name.
+        helpers: The functions by name.
+
+    Example:
+        >>> evaluate("half(sum(widths))", {"widths": [4, 8]}, {"half": lambda n: n // 2})
+        6
+    """
+    # comprehensions look names up among the globals
+    return eval(expression, {"__builtins__": BUILTIN, **helpers, **values})
 
 
 def read_rules(source: str) -> list[Rule]:

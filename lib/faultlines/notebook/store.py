@@ -133,7 +133,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def number_cells(notebook: NotebookNode) -> None:
-    """Give the cells ids that are the same every time; jupytext and nbformat draw them at random."""
+    """Give the cells ids that are the same every time; jupytext and nbformat draw them at random.
+
+    Example:
+        >>> notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell()])
+        >>> number_cells(notebook)
+        >>> [cell.id for cell in notebook.cells]
+        ['cell-0', 'cell-1']
+    """
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"
 

@@ -23,8 +23,8 @@ from .prose import say as say
 from .resampling import bootstrap_interval as bootstrap_interval
 from .resampling import jackknife_interval as jackknife_interval
 from .robust_accuracy import attack_success as attack_success
-from .selection import select as select
 from .tables import Table as Table
 from .verdicts import Verdict as Verdict
 from .verdicts import judge as judge
 from .verdicts import pool as pool
+from .verdicts import select as select

@@ -46,7 +46,16 @@ def badge(verdict: str) -> str:
 
 
 def quote_texts(texts: Mapping[str, str]) -> None:
-    """Make texts available to `say`, by name."""
+    """Make texts available to `say`, by name.
+
+    Raises:
+        ValueError: If a name is not made of letters, digits, _ and -.
+
+    Example:
+        >>> quote_texts({"best": "cosine"})
+        >>> render("Best is {{best}}, then {{next}}.", quoted)
+        'Best is cosine, then ….'
+    """
     for name, text in texts.items():
         if not NAME.fullmatch("{{" + name + "}}"):
             raise ValueError(f"name={name!r} must be made of letters, digits, _ and -")

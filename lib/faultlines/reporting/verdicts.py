@@ -1,4 +1,8 @@
-"""From an interval to a verdict; and one claim over several runs, whose rows are pooled and judged by its own rule."""
+"""Decisions by a rule that is stated before it is applied.
+
+From an interval to a verdict; one claim over several runs, whose rows are pooled and judged by its own rule; and a
+hyper-parameter, chosen on a validation split.
+"""
 
 from __future__ import annotations
 
@@ -177,3 +181,46 @@ def standard_error(row: Told) -> float:
     few = "Student t" in row["method"] and row["n"] > 1
     quantile = stats.t.ppf(level, row["n"] - 1) if few else stats.norm.ppf(level)
     return float((row["high"] - row["low"]) / 2 / quantile)
+
+
+def select(
+    candidates: Mapping[str, Mapping[str, Sequence[float]]],
+    reference: Mapping[str, Sequence[float]],
+    *,
+    maximise: str,
+    keep: str,
+    within: float,
+) -> str:
+    """Return the candidate of best mean `maximise` among those whose mean `keep` is near the reference's.
+
+    Args:
+        candidates: For each candidate, validation results by name, one value a seed.
+        reference: The same of the arm without the treatment.
+        maximise: Which result to maximise.
+        keep: Which result must not fall by more than `within` below the reference.
+        within: The allowance.
+
+    Returns:
+        Name of the candidate; where none keeps near enough, the one that keeps nearest.
+
+    Raises:
+        ValueError: If there is no candidate, or a result is not finite (NaN would win every comparison it is
+            first in).
+
+    Example:
+        >>> runs = {"weak": {"clean": [0.95], "robust": [0.3]}, "strong": {"clean": [0.7], "robust": [0.5]}}
+        >>> select(runs, {"clean": [0.95]}, maximise="robust", keep="clean", within=0.01)
+        'weak'
+    """
+    if not candidates:
+        raise ValueError("candidates is empty; there is nothing to choose from")
+    for name, results in candidates.items():
+        for result in (maximise, keep):
+            if not np.isfinite(results[result]).all():
+                raise ValueError(f"{result} of candidate {name!r} holds values that are not finite")
+    floor = np.mean(reference[keep]) - within
+    kept = {name: np.mean(results[keep]) for name, results in candidates.items()}
+    near = [name for name, value in kept.items() if value >= floor]
+    if not near:
+        return max(kept, key=kept.__getitem__)
+    return max(near, key=lambda name: np.mean(candidates[name][maximise]))

@@ -18,7 +18,7 @@ from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.provenance import Provenance, duration
 from faultlines.notebook.task import Task
-from faultlines.runner.growth import REST, Device, Growth, GrowthFile, counts, evaluate
+from faultlines.runner.growth import REST, Device, Growth, GrowthFile, computed, counts
 
 MIB = 2**20
 
@@ -140,7 +140,7 @@ class Model:
 
 def numbers_mib(expression: str, parameters: Mapping[str, Any]) -> float:
     """Return the size of so many numbers of four bytes."""
-    return 4 * evaluate(expression, parameters) / MIB
+    return 4 * computed(expression, parameters) / MIB
 
 
 def errors(growth: Growth, runs: Sequence[Measured]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from faultlines.notebook.errors import UsageError
-from faultlines.notebook.parameters import HELPERS
+from faultlines.notebook.parameters import HELPERS, evaluate
 from faultlines.notebook.project import Project
 
 REST = "all else"
@@ -138,23 +138,21 @@ def passes(epochs: float, losses: float | Sequence[float], classes: int = 10) ->
     return max(1.0, epochs * sum(shares) / len(shares))
 
 
-BUILTIN: dict[str, Any] = {f.__name__: f for f in (len, max, min, sum, any, zip)}
 FUNCTIONS: dict[str, Any] = {f.__name__: f for f in (vit, passes, numbers)}
 
 
-def evaluate(expression: str, parameters: Mapping[str, Any]) -> float:
-    """Return the value of an expression of parameters; it may call what stands here and the helpers of `must` rules.
+def computed(expression: str, parameters: Mapping[str, Any]) -> float:
+    """Return the value of an expression of parameters; it may call what stands here and what `must` rules may.
 
     Raises:
         UsageError: If it names what is none, or cannot be computed.
     """
-    names = {"__builtins__": BUILTIN, **HELPERS, **FUNCTIONS, **parameters}
     try:
-        return float(eval(expression, names))  # the book's own text
+        return float(evaluate(expression, parameters, HELPERS | FUNCTIONS))
     except (NameError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"growth.yml: {expression!r} cannot be computed ({error})") from None
 
 
 def counts(part: Part, parameters: Mapping[str, Any]) -> tuple[float, float]:
     """Return the calls and the multiplications of a part."""
-    return evaluate(part.calls, parameters), evaluate(part.work, parameters)
+    return computed(part.calls, parameters), computed(part.work, parameters)

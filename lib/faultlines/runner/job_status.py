@@ -148,7 +148,12 @@ class JobStatus(BaseModel):
 
 
 def seconds_since(time: str) -> float:
-    """Return the seconds since a time in ISO 8601, infinite where it is none."""
+    """Return the seconds since a time in ISO 8601, infinite where it is none.
+
+    Example:
+        >>> seconds_since("2020-01-01T00:00:00+00:00") > 1e8, seconds_since("yesterday")
+        (True, inf)
+    """
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
     except (ValueError, TypeError):

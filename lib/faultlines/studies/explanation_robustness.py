@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from faultlines.attacks.explanation.attack import ExplanationNoise, ExplanationPGD, ExplanationResult
 from faultlines.attacks.explanation.criteria import Criterion
 from faultlines.attacks.explanation.objective import Explain
-from faultlines.estimators.similarity.correlation import (
+from faultlines.estimators.similarity import (
     average_ranks,
     cosine,
+    kendall_tau,
     spearman,
     topk_intersection,
 )
-from faultlines.estimators.similarity.kendall import kendall_tau
 from faultlines.models.inference import predictions
 
 Likeness = dict[str, Float[Tensor, " image"]]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from faultlines.data.dataset import Task
 from faultlines.studies.robustness_profiles import Attack, Outcomes, attack_outcomes
 from faultlines.training.fit import fit
-from faultlines.training.history import History
+from faultlines.training.loop import History
 from faultlines.training.objectives.objective import TrackLambda
 from faultlines.training.seeding import seeded
 

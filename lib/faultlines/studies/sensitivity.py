@@ -24,7 +24,7 @@ from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.influence.kernel import loo_influence
 from faultlines.estimators.lipschitz.local import layer_lipschitz, read_layer
 from faultlines.estimators.malleability import most_influential
-from faultlines.estimators.ntk.empirical import empirical_ntk
+from faultlines.estimators.ntk.finite_width import empirical_ntk
 from faultlines.estimators.ntk.ridge import centred_one_hot, match_ridge
 from faultlines.models.inference import predictions
 from faultlines.studies.explanation_robustness import common_correct, explanation_outcome

@@ -7,7 +7,7 @@ from .fit import training_loss as training_loss
 from .groups import GroupFit as GroupFit
 from .groups import GroupHistory as GroupHistory
 from .groups import fit_groups as fit_groups
-from .history import History as History
+from .loop import History as History
 from .loop import State as State
 from .matched_loss import Cell as Cell
 from .matched_loss import fit_matched_each as fit_matched_each

@@ -10,13 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.estimators.forward import with_gradients
-from faultlines.models.clip.two_tower import CLIP, contrastive_loss
+from faultlines.models.clip import CLIP, contrastive_loss
 from faultlines.models.differential import DifferentialAttention
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Batches
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import State, Terms, Training
+from faultlines.training.loop import History, State, Terms, Training
 from faultlines.training.settings import Settings, build_optimizer, plain_number
 
 

@@ -18,8 +18,7 @@ from faultlines.models.pixel_normalization import check_tensor
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches, LoaderBatches
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import Callback, State, Terms, Training
+from faultlines.training.loop import Callback, History, State, Terms, Training
 from faultlines.training.objectives.objective import CrossEntropy, Objective
 from faultlines.training.settings import (
     Optimizer,

@@ -78,7 +78,12 @@ def as_batch(data: GroupData, device: torch.device) -> tuple[GroupBatch, int]:
 
 
 def number_groups(y: Int[Tensor, " n"], c: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], int]:
-    """Return the number of each sample's pair of label and confounder, from 0, and how many pairs there are."""
+    """Return the number of each sample's pair of label and confounder, from 0, and how many pairs there are.
+
+    Example:
+        >>> number_groups(torch.tensor([0, 1, 0]), torch.tensor([2, 2, 2]))
+        (tensor([0, 1, 0]), 2)
+    """
     pairs, group = torch.stack([y, c]).unique(dim=1, return_inverse=True)
     return group, pairs.shape[1]
 

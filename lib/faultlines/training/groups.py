@@ -18,8 +18,7 @@ from faultlines.models.inference import predictions
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.group_batches import GroupBatches, GroupData, GroupLoaderBatches, as_batch
-from faultlines.training.history import History
-from faultlines.training.loop import Callback, State, Terms, Training
+from faultlines.training.loop import Callback, History, State, Terms, Training
 from faultlines.training.objectives.group_objective import (
     Clock,
     GroupBatch,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from faultlines.estimators.forward import with_gradients
 from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
-from faultlines.training.history import History
+from faultlines.training.loop import History
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.seeding import seeded
 from faultlines.training.settings import Settings, plain_number, prepared

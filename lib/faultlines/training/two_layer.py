@@ -19,8 +19,7 @@ from faultlines.models.two_layer import LinearisedTwoLayer, TwoLayerReLU
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Stream
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import State, Terms, Training
+from faultlines.training.loop import History, State, Terms, Training
 from faultlines.training.settings import Settings
 
 PAUSE = 60.0  # seconds between two checkpoints: an epoch may be shorter than writing a wide network

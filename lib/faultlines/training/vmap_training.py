@@ -19,8 +19,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Augment, Batches, Stream
 from faultlines.training.checkpoint import Checkpoint
-from faultlines.training.history import History
-from faultlines.training.loop import State, Terms, Training, refill
+from faultlines.training.loop import History, State, Terms, Training, refill
 from faultlines.training.objectives.objective import Objective
 from faultlines.training.settings import BETAS, EPS, Optimizer, Settings, decays, learning_rate
 
@@ -292,7 +291,15 @@ class RowOptimizer:
 
 
 def clip_rows(gradient: Float[Tensor, "member parameter"], largest: float) -> None:
-    """Scale in place the rows whose norm exceeds `largest`, as `clip_grad_norm_` does for one network."""
+    """Scale in place the rows whose norm exceeds `largest`, as `clip_grad_norm_` does for one network.
+
+    Example:
+        >>> gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> clip_rows(gradient, 1.0)
+        >>> gradient
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+    """
     norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
     gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
 

@@ -18,7 +18,12 @@ from torch import Tensor
 
 
 def orthogonalise(w: Float[Tensor, "batch n"], basis: Float[Tensor, "batch k n"]) -> Tensor:
-    """Remove the part in the span of `basis`; twice is enough (Giraud et al. 2005)."""
+    """Remove the part in the span of `basis`; twice is enough (Giraud et al. 2005).
+
+    Example:
+        >>> orthogonalise(torch.tensor([[1.0, 2.0, 3.0]]), torch.eye(3)[None, :2])
+        tensor([[0., 0., 3.]])
+    """
     for _ in range(2):
         w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", basis, w), basis)
     return w

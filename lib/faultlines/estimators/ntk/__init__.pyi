@@ -1,4 +1,5 @@
-from .empirical import empirical_ntk as empirical_ntk
+from .finite_width import empirical_ntk as empirical_ntk
+from .finite_width import width_sweep as width_sweep
 from .ridge import KernelRidge as KernelRidge
 from .ridge import centred_one_hot as centred_one_hot
 from .ridge import component_target as component_target
@@ -7,4 +8,3 @@ from .ridge import match_ridge as match_ridge
 from .ridge import signed_targets as signed_targets
 from .two_layer import finite_relu_ntk as finite_relu_ntk
 from .two_layer import relu_ntk as relu_ntk
-from .width import width_sweep as width_sweep

@@ -178,6 +178,12 @@ def pooled_features(
 
 
 def weighted_mean(values: Float[Tensor, " batch"], weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Mean of `values` in which a sample counts `weight` times; weights that are all zero give 0."""
+    """Mean of `values` in which a sample counts `weight` times; weights that are all zero give 0.
+
+    Example:
+        >>> values = torch.tensor([1.0, 5.0])
+        >>> weighted_mean(values, torch.tensor([3.0, 1.0])), weighted_mean(values, torch.zeros(2))
+        (tensor(2.), tensor(0.))
+    """
     total = weight.sum()
     return (values * weight).sum() / torch.where(total > 0, total, 1.0)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faultlines.models.clip.towers import ImageTower, TextTower
-from faultlines.models.clip.two_tower import CLIP, Tower, ZeroShot
+from faultlines.models.clip import CLIP, ImageTower, TextTower, Tower, ZeroShot
 from faultlines.models.pixel_normalization import CLIP_PIXELS, IMAGENET_PIXELS
 from faultlines.models.transformer_blocks import Activation
 from faultlines.models.weight_files import one_line, read_safetensors, read_state

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from faultlines.models import record
-from faultlines.models.clip import CLIP, ImageTower, TextTower, WordTokenizer, contrastive_loss
-from faultlines.models.clip.two_tower import MAX_LOG_SCALE
+from faultlines.models.clip import CLIP, MAX_LOG_SCALE, ImageTower, TextTower, WordTokenizer, contrastive_loss
 
 SIZES = {"embed_dim": 6, "dim": 8, "depth": 2, "heads": 2}
 

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from faultlines.models.clip import load_clip, load_published
-from faultlines.models.clip.checkpoints import CLIP_PIXELS
+from faultlines.models.clip_checkpoints import CLIP_PIXELS, load_clip, load_published
 from faultlines.models.pixel_normalization import IMAGENET_PIXELS
 from faultlines.models.weight_files import convert_checkpoint, main, read_state
 
