@@ -135,6 +135,7 @@ RULES = {
     "softmax-lipschitz": {"patch_size": 3}, "differential-attention": {"n_heads": 5},
     "linearized-attention": {"classes": ["3 8"]}, "attribution-robustness": {"small_steps": [0.1]},
     "ex2l": {"patch": 65}, "crossover": {"heads": 5},
+    "card": {"weights": "net.safetensors", "target": "relu"},
 }  # fmt: skip
 
 

@@ -65,6 +65,16 @@ def test_what_needs_a_checkout_says_so_in_one_line(installed: Path, tmp_path: Pa
     assert "no checkout of the book" in line
 
 
+def test_a_card_is_made_of_the_chapters_text(installed: Path, tmp_path: Path) -> None:
+    shipped = installed / "faultlines" / "cli" / "card.md"
+    assert not shipped.is_symlink()
+    assert shipped.read_bytes() == (ROOT / "chapters" / "card.md").read_bytes()
+    done = run(installed, tmp_path, "-m", "faultlines", "card", "softmaks")
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.strip().splitlines()
+    assert "target='softmaks' is neither file.py:Name" in line
+
+
 def test_a_lone_notebook_runs_on_the_wheel(installed: Path, tmp_path: Path) -> None:
     chapter = Chapter.all(Project(ROOT, ROOT / "lib" / "faultlines"))["crossover"]
     notebook = chapter.notebook()

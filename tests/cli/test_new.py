@@ -68,6 +68,24 @@ def test_a_new_chapter_is_as_a_sync_leaves_it(checkout: Project) -> None:
     assert path.read_text() == written
 
 
+def test_a_new_chapter_is_the_last_of_the_chapters_that_are_numbered(checkout: Project) -> None:
+    parts = """\
+format: jb-book
+root: intro
+parts:
+  - caption: Chapters
+    chapters:
+      - file: chapters/toy
+        sections:
+          - file: results/desk/toy
+            title: The toy on real data
+"""
+    about = "  - caption: About\n    chapters:\n      - file: chapters/card\n      - file: methods\n"
+    (checkout.root / "_toc.yml").write_text(parts + about)
+    assert call("new", "fault-lines")[0] == 0
+    assert (checkout.root / "_toc.yml").read_text() == f"{parts}      - file: chapters/fault-lines\n{about}"
+
+
 @pytest.mark.parametrize("name", ["toy", "Toy", "../x", "", "a b", "a--b", "9"])
 def test_a_name_that_cannot_be_changes_nothing(checkout: Project, name: str) -> None:
     before = {path: path.read_bytes() for path in checkout.root.rglob("*") if path.is_file()}

@@ -18,7 +18,8 @@ from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import write_atomic
 
 SKELETON = Path(__file__).with_name("skeleton.md")
-PLACE = re.compile(r"^( *)- file: chapters/[\w-]+\n", re.MULTILINE)
+# the list of _toc.yml that begins with a chapter, each with what stands deeper below it
+CHAPTERS = re.compile(r"^(?P<indent> *)- file: chapters/[\w-]+\n(?:(?P=indent)(?:- |  ).*\n)*", re.MULTILINE)
 ANSWER = """\
 NAME:
   name: A mean
@@ -46,11 +47,11 @@ def new(
     if path.exists():
         raise UsageError(f"{path.relative_to(project.root)} is there already")
     pages = project.root / "_toc.yml"
-    listed = list(PLACE.finditer(text := pages.read_text(encoding="utf-8")))
+    listed = CHAPTERS.search(text := pages.read_text(encoding="utf-8"))
     if not listed:
         raise UsageError("_toc.yml names no chapter beside which this one could stand")
-    end = listed[-1].end()
-    grown = f"{text[:end]}{listed[-1][1]}- file: chapters/{name}\n{text[end:]}"
+    end = listed.end()
+    grown = f"{text[:end]}{listed['indent']}- file: chapters/{name}\n{text[end:]}"
     yaml.safe_load(grown)
     notebook = jupytext.reads(SKELETON.read_text(encoding="utf-8").replace("NAME", name), fmt="md:myst")
     # as a sync of the checkout would write it

@@ -15,7 +15,7 @@ from rich.table import Table
 from faultlines.cli.app import command, err, out, say, show
 from faultlines.notebook.errors import UsageError
 
-CARD = Path(__file__).with_name("card.md")
+CARD = Path(__file__).with_name("card.md")  # in a checkout a link to the chapter, in a wheel its text
 
 
 @command
@@ -31,7 +31,7 @@ def card(
         str, typer.Option(help="A data set's name, an .npz, or a folder with images by class.")
     ] = "digits",
     weights: Annotated[str, typer.Option(help="A classifier's state dict or safetensors.")] = "",
-    seeds: Annotated[int, typer.Option(min=2, max=100, help="Seeds, or batches of a classifier.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Seeds, or batches of a classifier.")] = 10,
     folder: Annotated[Path, typer.Option(help="Where the card is written.")] = Path("card"),
     parameter: Annotated[
         list[str] | None,
@@ -45,7 +45,7 @@ def card(
     from papermill.exceptions import PapermillExecutionError
 
     from faultlines.cli.run import read_overrides
-    from faultlines.notebook.parameters import CHECKS, read_parameters, resolve
+    from faultlines.notebook.parameters import CHECKS, read_parameters, read_rules, resolve
 
     notebook = jupytext.read(CARD, fmt="md:myst")
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
@@ -57,7 +57,7 @@ def card(
         if name not in known:
             raise UsageError(f"a card has no parameter {name!r}: it has {', '.join(known)}")
         given[name] = known[name].parse(text)
-    resolve(declared, given, "a card", CHECKS, [])
+    resolve(declared, given, "a card", CHECKS, read_rules(cell.source))
     forecast(given)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "card.ipynb"
