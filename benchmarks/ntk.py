@@ -26,7 +26,7 @@ WIDTHS = (2**14, 2**18)
 CHILD = """
 import re, torch
 from pathlib import Path
-from faultlines.estimators.ntk import kernels_by_width
+from faultlines.estimators.ntk.two_layer import kernels_by_width
 x = torch.randn({n}, {dim}, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 list(kernels_by_width(x, widths=[{width}], generator=torch.Generator().manual_seed(0)))
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

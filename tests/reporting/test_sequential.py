@@ -215,6 +215,8 @@ def test_a_row_that_does_not_keep_its_units_says_so(case: str) -> None:
 
 
 PUBLISHED = sorted((ROOT / "tests" / "notebooks").glob("*.ipynb"))
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_every_primary_claim_of_a_stored_run_can_be_judged_from_its_ledger_alone(path: Path) -> None:
     result = read_result(path)
