@@ -1,14 +1,14 @@
 """How time and peak memory grow with size, and the exponent that theory says.
 
 Every size is measured in a process of its own, forked from one that has imported everything. The time is the least of
-several calls, in processor time of one thread, which other work on the machine disturbs least; a call of more than two
-seconds is not repeated. The memory is the peak resident set of the first call above what was resident before it, so
+several calls, in processor time of one thread, which other work on the machine disturbs least; a call of more than a
+second is not repeated. The memory is the peak resident set of the first call above what was resident before it, so
 that inputs and weights are not counted. Exponents are fitted by least squares of the logarithms over the last four
 sizes, since fixed costs hide the growth at small ones; memory over those of them that took at least four MiB, since
 less cannot be told from what the allocator keeps. The exponent of theory is that of the cost it names, fitted in the
 same way over the same sizes, so that a logarithm counts. A fit more than 0.15 above it is a target missed.
 
-    python -m benchmarks.scaling [NAME...]
+    [SCALING_MINUTES=20] python -m benchmarks.scaling [NAME...]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import hashlib
 import importlib
 import json
 import logging
@@ -71,10 +72,11 @@ from faultlines.training.settings import Settings, build_optimizer
 SLACK = 0.15
 LAST = 4  # sizes that an exponent is fitted over
 LEAST_MIB = 4.0
-REPEATS, ENOUGH_S = 7, 2.0
+REPEATS, ENOUGH_S = 7, 1.0
 LIMIT_S = 900.0  # of wall time, a size
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = ROOT / "_build" / "scaling.json"
+MEASURED = ("models", "attacks", "estimators", "training", "notebook", "runner", "book", "cli")
 A_DAY_S = 86400.0
 PACKAGES = ("torchvision", "curvlinops", "pyautoattack")  # imported before the first fork
 
@@ -196,7 +198,7 @@ def _row(
     words = ""
     if kind == "time" and peer is not None and peer.peer_s is not None:
         words = f"{peer.seconds / peer.peer_s:.2f} of {case.peer_is} at {peer.size:,}"
-    stopped = "" if len(costs) == len(case.sizes) else f"stopped before {case.sizes[len(costs)]:,}"
+    stopped = "" if len(costs) == len(case.sizes) else f"not measured from {case.sizes[len(costs)]:,} on"
     small = f"under {LEAST_MIB:g} MiB at every size" if little else ""
     return {
         "name": f"{case.what}: {kind}",
@@ -754,13 +756,29 @@ RUNNER = (
 CASES = (*SOFTMAX, *TRANSFORMER, *RESNET, *CURVATURE, *KERNELS, *MAPS, *ENSEMBLE, *RUNNER)
 
 
+def kept_points() -> tuple[dict[str, dict], str]:
+    """Return what an interrupted run of the last day measured with the same library, and the digest of that."""
+    digest = hashlib.sha256()
+    for path in sorted(
+        file for room in MEASURED for file in (ROOT / "lib" / "faultlines" / room).rglob("*.py")
+    ):
+        digest.update(path.read_bytes())
+    library = digest.hexdigest()
+    if not POINTS.is_file() or time.time() - POINTS.stat().st_mtime > A_DAY_S:
+        return {}, library
+    saved = json.loads(POINTS.read_text(encoding="utf-8"))
+    return (saved["points"] if saved["library"] == library else {}), library
+
+
 def run(names: Sequence[str] = ()) -> list[dict]:
     """Return the rows of every case, or of those whose name holds one of the words.
 
-    What an interrupted run of the last day has measured is taken from `_build`, and not measured again.
+    What an interrupted run has measured is taken from `_build`, and not measured again. After
+    `SCALING_MINUTES` of wall time, an environment variable, no further size is begun; a later run goes on there.
     """
-    there = POINTS.is_file() and time.time() - POINTS.stat().st_mtime < A_DAY_S
-    kept: dict[str, dict] = json.loads(POINTS.read_text(encoding="utf-8")) if there else {}
+    end = time.monotonic() + 60 * float(os.environ.get("SCALING_MINUTES", "inf"))
+    complete = not names
+    kept, measured_with = kept_points()
     for package in PACKAGES:
         with suppress(ImportError):
             importlib.import_module(package)
@@ -773,17 +791,20 @@ def run(names: Sequence[str] = ()) -> list[dict]:
         points = []
         for size in case.sizes:
             key = f"{case.what}, {size}, {case.note}"
-            point = Point(**kept[key]) if key in kept else apart(case, size)
+            point = Point(**kept[key]) if key in kept else None
+            if point is None and time.monotonic() < end:
+                point = apart(case, size)
             if point is None:
+                complete = False
                 break
             points.append(point)
             kept[key] = asdict(point)
             POINTS.parent.mkdir(exist_ok=True)
-            POINTS.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            saved = {"library": measured_with, "points": kept}
+            POINTS.write_text(json.dumps(saved, indent=1), encoding="utf-8")
             print(case.what, point, file=sys.stderr, flush=True)
-        if points:
-            rows += rows_of(case, points)
-    if not names:
+        rows += rows_of(case, points)
+    if complete:
         POINTS.unlink()
     return rows
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from benchmarks import __main__ as all_benchmarks
@@ -46,7 +47,9 @@ def test_memory_too_little_to_tell_is_not_fitted() -> None:
 
 def test_a_size_that_failed_is_told() -> None:
     time, _ = rows_of(CASE, points(1.0, 2.0)[:4])
-    assert "stopped before 160" in time["note"]
+    assert "not measured from 160 on" in time["note"]
+    time, memory = rows_of(CASE, [])
+    assert time["ratio"] is None and time["ok"] is None and memory["ok"] is None
 
 
 def test_the_page_has_figure_and_table(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,13 +57,14 @@ def test_the_page_has_figure_and_table(checkout: Project, monkeypatch: pytest.Mo
     path = checkout.root / "results" / "benchmarks.json"
     path.parent.mkdir()
     monkeypatch.setattr(all_benchmarks, "KEPT", path)
-    all_benchmarks.keep(
-        "scaling", {"title": "How time and memory grow", "rows": rows_of(CASE, points(1.1, 2.2))}
-    )
+    other = replace(CASE, what="a kernel")
+    rows = [*rows_of(CASE, points(1.1, 2.2)), *rows_of(other, [])]
+    all_benchmarks.keep("scaling", {"title": "How time and memory grow", "rows": rows})
     text = scaling_page(checkout)
     assert "name: fig-scaling" in text and 'alt: "1 panels' in text and "a bound: memory" in text
     cells = "* - a bound\n  - 10 to 160 tokens\n  - 1.10\n  - 1.00\n  - **2.20**, above\n  - 2.00"
     assert cells in text and "width 768" in text
+    assert "at fewer than 3 sizes: a kernel." in text
     picture = checkout.root / "_generated" / PICTURE
     drawn = picture.read_bytes()
     with Image.open(io.BytesIO(drawn)) as image:

@@ -20,6 +20,9 @@ GROWTH = ("What", "Sizes", "Time grows as", "Theory", "Memory grows as", "Theory
 PICTURE = "scaling.png"
 COLUMNS, HEIGHT = 3, 1.75
 DOTS = 200
+LEAST = 3
+"""Sizes below which nothing is drawn or fitted."""
+
 RECIPE = "1"
 """Changes with the look of the figure, so that one drawn before is not taken for it."""
 
@@ -64,7 +67,10 @@ def scaling_page(project: Project) -> str:
     found = everything.get("scaling")
     if found is None:
         return NOT_YET
-    things = list(growing(found))
+    everything_there = list(growing(found))
+    things = [thing for thing in everything_there if len(thing.rows["time"]["points"]["size"]) >= LEAST]
+    if not things:
+        return NOT_YET
     _keep_picture(project.root / "_generated" / PICTURE, things)
     head = f"**{found['title']}** (`benchmarks.scaling`, {found['measured'][:10]}, {found['machine']})"
     figure = "\n".join([
@@ -72,7 +78,9 @@ def scaling_page(project: Project) -> str:
         "width: 100%", "---", CAPTION, "```",
     ])  # fmt: skip
     table = list_table(GROWTH, [_cells(thing) for thing in things], style="fl-table")
-    return f"{head}\n\n{figure}\n\n{table}\n"
+    left = [thing.what for thing in everything_there if thing not in things]
+    said = f"\n\nNot measured in this run, at fewer than {LEAST} sizes: {'; '.join(left)}." if left else ""
+    return f"{head}\n\n{figure}\n\n{table}{said}\n"
 
 
 def _cells(thing: Growing) -> tuple[str, ...]:
