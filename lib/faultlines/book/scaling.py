@@ -29,7 +29,7 @@ RECIPE = "1"
 NOT_YET = "Nothing was measured yet: `python -m benchmarks --write scaling` does it.\n"
 CAPTION = (
     "Time (blue circles) and peak memory beyond inputs (orange squares) against size, both on logarithmic axes and as "
-    "shares of what the largest size took. Lines without marks go up as theory says, through the last point."
+    "shares of what the largest size took. Dashed lines go up as theory says, through the last point."
 )
 
 
