@@ -3,7 +3,7 @@
 Each module of this folder has a `run()` that measures ours against peers and floors in one run, interleaved, and
 returns its rows. Ratios are what counts; seconds are those of this machine today. Each module runs in a process of
 its own, on one thread. `--write` keeps the rows in `results/benchmarks.json`, module by module, from which the book's
-page on speed is made.
+page on speed is made. A row that was measured at several sizes keeps its `points` too.
 """
 
 from __future__ import annotations
@@ -50,9 +50,14 @@ def keep(name: str, found: dict) -> None:
         "title": found["title"],
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{machine()}, torch {importlib.metadata.version('torch')}",
-        "rows": [{column: row.get(column) for column in COLUMNS} for row in found["rows"]],
+        "rows": [_kept(row) for row in found["rows"]],
     }
     KEPT.write_text(json.dumps(dict(sorted(everything.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def _kept(row: dict) -> dict:
+    kept = {column: row.get(column) for column in COLUMNS}
+    return kept | {"points": row["points"]} if "points" in row else kept
 
 
 def main(arguments: list[str]) -> int:

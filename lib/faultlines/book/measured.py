@@ -11,6 +11,7 @@ from typing import Any
 
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
+from faultlines.book.scaling import grows
 from faultlines.book.scoreboard import NAMES
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
@@ -70,6 +71,8 @@ def speed_page(project: Project) -> str:
         return "Nothing was measured yet: `python -m benchmarks --write` does it.\n"
     blocks = []
     for name, found in json.loads(path.read_text(encoding="utf-8")).items():
+        if grows(found):  # it has a section of its own
+            continue
         rows = [_ratio(row) for row in found["rows"]]
         day = found["measured"][:10]
         head = f"**{found['title']}** (`benchmarks.{name}`, {day}, {found['machine']})"

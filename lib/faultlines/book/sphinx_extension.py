@@ -25,6 +25,7 @@ from faultlines.book.measured import cluster_page, costs_page, leaderboard_page,
 from faultlines.book.page import insert_picture, result_page
 from faultlines.book.picture import picture_html
 from faultlines.book.reference import render_math, write_reference
+from faultlines.book.scaling import scaling_page
 from faultlines.book.scoreboard import Board, judged_board, toc_pages
 from faultlines.book.touch import FOLDER, insert_touch
 from faultlines.notebook.errors import UsageError, one_of
@@ -233,6 +234,7 @@ def write_generated(judge: Freshness, where: Where, board: Board) -> None:
         "costs": costs_page(judge, where),
         "cluster": cluster_page(project),
         "speed": speed_page(project),
+        "scaling": scaling_page(project),
         "leaderboard": leaderboard_page(project),
     }
     for name, text in parts.items():

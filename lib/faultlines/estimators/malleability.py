@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from faultlines.estimators.similarity import (
+    CHUNK,
     average_ranks,
     both_finite,
     top_membership,
@@ -65,11 +66,20 @@ def flip_rate(
         raise ValueError(f"rank_by={rank_by!r} is not one of 'absolute', 'signed'")
     if mode == "aggregated":
         before, after = before.sum(dim=1, keepdim=True), after.sum(dim=1, keepdim=True)
-    a, b = before.T, after.T
-    member = top_membership(a.abs() if rank_by == "absolute" else a, count).to(before.dtype)
-    rate = (member * (a.sign() != b.sign())).sum(dim=1) / count
-    rate = where_defined(rate, both_finite(a, b))
+    # a few tests at a time: several copies of all pairs would not stay in the cache
+    tests = max(1, CHUNK // len(before))
+    rate = torch.cat(
+        [
+            _rates(a.T, b.T, count, rank_by)
+            for a, b in zip(before.split(tests, 1), after.split(tests, 1), strict=True)
+        ]
+    )
     return rate[0] if mode == "aggregated" else rate
+
+
+def _rates(a: Float[Tensor, "t n"], b: Float[Tensor, "t n"], count: int, rank_by: str) -> Float[Tensor, " t"]:
+    member = top_membership(a.abs() if rank_by == "absolute" else a, count).to(a.dtype)
+    return where_defined((member * (a.sign() != b.sign())).sum(dim=1) / count, both_finite(a, b))
 
 
 def rank_correlation(before: Influence, after: Influence) -> Float[Tensor, " t"]:

@@ -106,7 +106,11 @@ def spearman(a: Maps, b: Maps) -> Float[Tensor, " batch"]:
         tensor([1., nan])
     """
     rows_a, rows_b = flat_pair(a, b, least=2)
-    value = _cosine(*(r - r.mean(dim=1, keepdim=True) for r in map(average_ranks, (rows_a, rows_b))))
+    pairs = max(1, CHUNK // rows_a.shape[1])  # at a time: ranks are in float64
+    parts = zip(rows_a.split(pairs), rows_b.split(pairs), strict=True)
+    value = torch.cat(
+        [_cosine(*(r - r.mean(dim=1, keepdim=True) for r in map(average_ranks, part))) for part in parts]
+    )
     return where_defined(value.to(a.dtype), both_finite(rows_a, rows_b))
 
 

@@ -199,7 +199,8 @@ def _covariance(heads: Heads, query_bias: QueryBias) -> Tensor:
 def _rowwise(heads: Heads, query_bias: QueryBias) -> Tensor:
     reach = (heads.q @ heads.r_k.mT).norm(dim=-1, keepdim=True) / heads.root_d  # ||W_K q_i|| / sqrt d
     read = heads.maps @ heads.v_centred  # the mean value that query i reads
-    away = (read[..., :, None, :] - heads.v_centred[..., None, :, :]).norm(dim=-1)  # ||v_j - mean_i||
+    # ||v_j - mean_i||, not by way of [n, n, d] differences, nor by a product, which cancels
+    away = torch.cdist(read, heads.v_centred, compute_mode="donot_use_mm_for_euclid_dist")
     blocks = heads.maps * (heads.norm_w_v[..., None, None] + reach * away) + _own_term(heads).diag_embed()
     return spectral_norm(blocks)
 
