@@ -9,6 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from tests.conftest import ROW, TOY, execute_by_hand
 from tests.toy_cells import closing, opening
 
 import faultlines
@@ -18,7 +19,7 @@ from faultlines.notebook.freshness import Freshness, State
 from faultlines.notebook.project import Project
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.task import Task
-from faultlines.runner.restamp import restamp
+from faultlines.runner.restamp import compare, restamp
 
 CHAPTER = (
     opening(
@@ -139,3 +140,15 @@ def test_a_forged_stamp_counts_for_nothing(checkout: Checkout) -> None:
         assert checkout.state().name == "foreign"  # its cells are not those of its record
     finally:
         checkout.path.write_text(text)
+
+
+def test_effects_that_the_old_code_did_not_keep_are_no_difference() -> None:
+    def made(**changed: object) -> nbformat.NotebookNode:
+        return execute_by_hand(jupytext.reads(TOY, fmt="md:myst"), {"seeds": 5}, [ROW | changed])
+
+    old, new = made(effects=[]), made(effects=[2.0, 4.0])
+    assert compare(old, new).differing == ()
+    assert compare(old, new).digest == compare(old, old).digest
+    assert compare(new, old).differing  # that it keeps less is one
+    assert any("claim C1" in said for said in compare(old, made(effects=[2.0], estimate=4.0)).differing)
+    assert compare(made(effects=[2.0, 4.0]), made(effects=[2.0, 5.0])).differing

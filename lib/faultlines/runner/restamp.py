@@ -7,11 +7,12 @@ every quoted number and every row of the ledger is the same to the last bit is t
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,10 +23,10 @@ import jupytext
 import nbformat
 import yaml
 
-from faultlines.notebook.code import digest
+from faultlines.notebook.code import digest, said_text
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
-from faultlines.notebook.outputs import RECORD, RESTAMP, take
+from faultlines.notebook.outputs import LEDGER, RECORD, RESTAMP, shown_in, take
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Record, Restamp, code_cells_of, commit_of
 from faultlines.notebook.runs import Runs
@@ -167,15 +168,27 @@ def compare(one: nbformat.NotebookNode, two: nbformat.NotebookNode, leave: Colle
         two: The second.
         leave: What need not agree, in the words of `Compared.differing`.
     """
-    a, b = ({**_content(Record.model_validate(take(n, RECORD)[0]))} for n in (one, two))
-    for name, row in a.items():
-        if isinstance(row, dict) and not row.get("effects") and isinstance(there := b.get(name), dict):
-            b[name] = there | {"effects": row.get("effects")}
+    before, after = (Record.model_validate(take(n, RECORD)[0]) for n in (one, two))
+    kept = {row["claim"]: row.get("effects") for row in before.ledger}
+    a, b = _content(before), _content(after)
+    for name, row in b.items():
+        if isinstance(row, dict):
+            b[name] = _as_kept(row, kept)
+    at = [cell for cell in code_cells_of(two)[1:-1] if said_text(cell.source) is None]
+    for n, cell in enumerate(at):
+        if any(LEDGER in output.get("data", {}) for output in cell.outputs):
+            shown = copy.deepcopy(cell.outputs)
+            for output in shown:
+                if rows := output.get("data", {}).get(LEDGER):
+                    output["data"][LEDGER] = [_as_kept(row, kept) for row in rows]
+            b[f"output {n}"] = shown_in(shown).digest()
     differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
-    kept = {name: value for name, value in a.items() if name not in leave}
-    return Compared(
-        tuple(name for name in differing if name not in leave), digest(repr(sorted(kept.items())))
-    )
+    same = sorted((name, value) for name, value in a.items() if name not in leave)
+    return Compared(tuple(name for name in differing if name not in leave), digest(repr(same)))
+
+
+def _as_kept(row: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "effects": []} if kept.get(row["claim"]) == [] else dict(row)
 
 
 def _content(record: Record) -> dict[str, Any]:
