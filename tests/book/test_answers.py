@@ -113,7 +113,7 @@ def test_the_front_page_says_on_which_data_and_what_differs(
     put(ledger=[ROW | {"primary": True}])
     put("desk", ledger=[ROW | {"primary": True, "verdict": "fails"}])
     board = read_board(checkout, Runs.load(checkout))
-    said = "Verdicts on real data (digits). On other data 1 of these 1 verdicts differ."
+    said = "Verdicts on real data (digits). On other data 1 of these 1 verdicts differs."
     assert evidence(TOY["answer"], board.chapters[0]) == said
     assert said in board.answers() and "### Is it so?" in board.answers()
     assert '<span class="fl-phrase verdict-fails">✘\u00a0fails</span>' in board.answers()

@@ -96,6 +96,21 @@ def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]
     assert rendered(small) == pages
 
 
+def test_a_module_that_is_called_as_a_chapter_is_keeps_its_page(
+    small: Project, put: Callable[..., Path]
+) -> None:
+    put(path=small.published("default", "toy"))
+    put("desk", path=small.published("desk", "toy"))
+    (small.root / "library" / "studies").mkdir()
+    (small.root / "library" / "studies" / "toy.md").write_text("# A module\n")
+    toc = small.root / "_toc.yml"
+    toc.write_text(toc.read_text() + "- file: library/studies/toy\n")
+    found = sphinx_extension.Book()
+    found.project = small
+    assert found._sources()["library/studies/toy"] == "library/studies/toy.md"
+    assert set(found.texts) == {"chapters/toy", "results/desk/toy"}
+
+
 @pytest.fixture
 def jupyter_book(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """Stand in for Jupyter Book: write some pages, say something, end with a status."""

@@ -216,7 +216,7 @@ def test_the_front_page_counts_each_primary_claim_once(checkout: Project, put: C
     board = read_board(checkout, Runs.load(checkout))
     assert board.counts() == {"inconclusive": 1, "fails": 1}  # the larger data decide
     said = re.sub("<[^>]+>", "", board.summary()).replace("\u00a0", " ")
-    assert said == "Of 2 primary claims, ✘ 1 fail, ? 1 are not decided.\n"
+    assert said == "Of 2 primary claims, ✘ 1 fails, ? 1 is not decided.\n"
     [toy] = board.groups()
     assert [(line.claim, [mark.run for mark in line.marks]) for line in toy.lines] == [
         ("C1", ["desk", "default"]),

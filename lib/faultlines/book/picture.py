@@ -89,7 +89,7 @@ class Mark:
         rule = (
             ""
             if small is None
-            else f"; smallest effect of interest {small:g}, threshold {self.row['threshold']:g}"
+            else f"; smallest effect of interest {small:.3g}, threshold {self.row['threshold']:.3g}"
         )
         return f"{self.row['ours']}, n = {self.row['n']:,}{rule}"
 

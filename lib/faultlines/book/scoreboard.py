@@ -228,12 +228,20 @@ class Board:
             "holds": "hold", "fails": "fail", "negligible": "come out too small to matter",
             "inconclusive": "are not decided", "not run": "were not run",
         }  # fmt: skip
+        alone = {"hold": "holds", "fail": "fails", "come": "comes", "are": "is", "were": "was"}
         parts = [
-            in_colour(verdict, f"{counts[verdict]} {words}")
+            in_colour(
+                verdict, f"{counts[verdict]} {_agreeing(words, alone) if counts[verdict] == 1 else words}"
+            )
             for verdict, words in said.items()
             if counts[verdict]
         ]
         return f"Of {counts.total()} primary claims, {', '.join(parts)}.\n"
+
+
+def _agreeing(words: str, alone: Mapping[str, str]) -> str:
+    verb, _, rest = words.partition(" ")
+    return f"{alone[verb]} {rest}".strip()
 
 
 def _plain(cell: Said | None) -> str:
@@ -304,7 +312,8 @@ def evidence(text: str, board: ChapterBoard) -> str:
         for claim in named_in(text)
         for cell in board.primary.get(claim, {}).values()
     )
-    more = f" On other data {other} of these {runs.total()} verdicts differ." if other else ""
+    differ = "differs" if other == 1 else "differ"
+    more = f" On other data {other} of these {runs.total()} verdicts {differ}." if other else ""
     return f"Verdicts on {' and '.join(on)}.{more}" if on else ""
 
 

@@ -105,7 +105,8 @@ class Book:
         for page in pages:
             folder, _, name = page.rpartition("/")
             candidates = [f"{page}.ipynb", f"{page}.md"]
-            if name in judge.chapters and folder:
+            # not `library/studies/card`, the reference of a module that is called as a chapter is
+            if name in judge.chapters and folder.partition("/")[0] in ("chapters", "results"):
                 run = "default" if folder == "chapters" else folder.removeprefix("results/")
                 notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
                 if groups := board.groups(name):
