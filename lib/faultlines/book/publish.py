@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from faultlines.book.picture import picture_svg
 from faultlines.book.scoreboard import read_board
+from faultlines.book.second_machine import mark_fragile, read_second
 from faultlines.book.seeds import Pieces, read_pieces
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
@@ -164,7 +166,8 @@ class Published(BaseModel):
     Attributes:
         notebook: Its path in the checkout.
         provenance: What it was made with.
-        ledger: Its claims.
+        ledger: Its claims, with the verdicts that stand: over all batches of seeds, and fragile where a second machine
+            does not share them.
         pieces: Its batches of seeds; not there where it has none.
     """
 
@@ -203,11 +206,15 @@ def read_index(project: Project) -> Index:
             except UnreadableError:
                 continue
             if isinstance(result, Result) and not result.foreign:
+                task = Task(Chapter.all(project)[chapter], run)
+                rows = pooled(project, task, result, alone=False).rows(result.ledger)
                 told = {
                     "notebook": path.relative_to(project.root).as_posix(),
                     "provenance": result.provenance.model_dump(),
-                    "ledger": [summary(row) for row in result.ledger],
-                    "pieces": read_pieces(project, Task(Chapter.all(project)[chapter], run), result),
+                    "ledger": list(
+                        map(summary, mark_fragile(rows, result, read_second(project, task, result)))
+                    ),
+                    "pieces": read_pieces(project, task, result),
                 }
                 results.append(Published.model_validate(told))
     return Index(results=results)
