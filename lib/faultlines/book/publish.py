@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from faultlines.book.picture import picture_svg
 from faultlines.book.scoreboard import read_board
-from faultlines.book.second_machine import mark_fragile, read_second
+from faultlines.book.second_machine import standing_rows
 from faultlines.book.seeds import Pieces, read_pieces
-from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
@@ -207,13 +206,10 @@ def read_index(project: Project) -> Index:
                 continue
             if isinstance(result, Result) and not result.foreign:
                 task = Task(Chapter.all(project)[chapter], run)
-                rows = pooled(project, task, result, alone=False).rows(result.ledger)
                 told = {
                     "notebook": path.relative_to(project.root).as_posix(),
                     "provenance": result.provenance.model_dump(),
-                    "ledger": list(
-                        map(summary, mark_fragile(rows, result, read_second(project, task, result)))
-                    ),
+                    "ledger": list(map(summary, standing_rows(project, task, result))),
                     "pieces": read_pieces(project, task, result),
                 }
                 results.append(Published.model_validate(told))

@@ -14,8 +14,7 @@ from faultlines.book.answers import Answer, fill, in_colour, in_markdown, named_
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.book.page import believed
 from faultlines.book.picture import DATA, Group, Line, Mark
-from faultlines.book.second_machine import mark_fragile, read_second
-from faultlines.notebook.batches import pooled
+from faultlines.book.second_machine import standing_rows
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -282,8 +281,7 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
             if f"{folder}/{chapter.name}" in named:
                 pages.add((run, chapter.name))
             board.data[run] = _data_of(result.provenance.parameters)
-            rows = pooled(project, task, result, alone=False).rows(result.ledger)
-            for row in mark_fragile(rows, result, read_second(project, task, result)):
+            for row in standing_rows(project, task, result):
                 board.claims.setdefault(row["claim"], {})[run] = Said(row, stale=bool(state.changes))
         if board.claims:
             chapters.append(board)

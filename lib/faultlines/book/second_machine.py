@@ -7,13 +7,14 @@ have a second one beside it, `results/<run>/second/<chapter>.json`: same code, p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from faultlines.book.myst import list_table, verdict_badge
+from faultlines.notebook.batches import pooled
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
@@ -110,21 +111,20 @@ def read_second(project: Project, task: Task, base: Result) -> Second | None:
     return found if belongs else None
 
 
-def mark_fragile(
-    rows: Sequence[Mapping[str, Any]], base: Result, second: Second | None
-) -> list[dict[str, Any]]:
-    """Return a ledger in which a primary verdict that the second machine does not share is *fragile*.
+def standing_rows(project: Project, task: Task, base: Result) -> list[dict[str, Any]]:
+    """Return a result's ledger with the verdicts that stand: over all its batches of seeds, and on a second machine.
 
-    A verdict over batches of seeds is left as it is: its pieces come from several machines already.
+    A primary verdict that the second machine does not share is *fragile*. One over batches of seeds is left as it is:
+    its pieces come from several machines already.
     """
+    rows = pooled(project, task, base, alone=False).rows(base.ledger)
+    second = read_second(project, task, base)
     there = second.verdicts() if second else {}
-    alone = {row["claim"]: row["verdict"] for row in base.ledger}
-    found = []
-    for row in rows:
-        claim = row["claim"]
-        moved = claim in there and there[claim] != alone.get(claim) and row["verdict"] == alone.get(claim)
-        found.append({**row, **({"fragile": True} if moved and row.get("primary") else {})})
-    return found
+    for row, alone in zip(rows, base.ledger, strict=True):
+        own = row["verdict"] == alone["verdict"]
+        if row.get("primary") and own and there.get(row["claim"], row["verdict"]) != row["verdict"]:
+            row["fragile"] = True
+    return rows
 
 
 def second_section(base: Result, second: Second | None) -> str:
