@@ -175,6 +175,15 @@ def resize(browser: webdriver.Chrome, size: str) -> None:
     )
 
 
+def paint(browser: webdriver.Chrome, theme: str) -> None:
+    """Show the page in a theme, whichever it stood in before, with every colour that fades to another at its end."""
+    browser.execute_script(
+        """document.documentElement.dataset.theme = arguments[0];
+        for (const fading of document.getAnimations()) fading.finish();""",
+        theme,
+    )
+
+
 def settle(browser: webdriver.Chrome) -> None:
     """Wait until MathJax has set the page and every image has answered."""
     browser.execute_async_script(
@@ -250,7 +259,7 @@ def test_page(browser: webdriver.Chrome, site: str, page: str):
         for theme in (
             ("light", "dark") if page not in MODULES else ("light" if size == "desktop" else "dark",)
         ):
-            browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+            paint(browser, theme)
             seen = browser.execute_script(LOOK, SIZES[size][0])
             assert seen["theme"] == theme
             what = {key: seen[key] for key in ("raw", "images", "contrast", "cut", "code") if seen[key]}
@@ -264,6 +273,17 @@ def test_page(browser: webdriver.Chrome, site: str, page: str):
                 problems.append((size, theme, what))
     problems += failures(browser)
     assert not problems
+
+
+def test_no_colour_is_judged_while_it_fades(browser: webdriver.Chrome, site: str):
+    browser.get(f"{site}costs.html")
+    browser.execute_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    browser.get(f"{site}costs.html")
+    paint(browser, "light")
+    colour = "return getComputedStyle(document.querySelector('.search-button__default-text')).color"
+    judged = browser.execute_script(colour)
+    time.sleep(0.5)
+    assert browser.execute_script(colour) == judged
 
 
 def test_dark_mode_is_one_click_away(browser: webdriver.Chrome, site: str):
@@ -541,9 +561,9 @@ def test_figures_are_drawn_for_the_dark_page(browser: webdriver.Chrome, site: st
     pairs = list(zip(images[::2], images[1::2], strict=True))
     assert pairs, "no figure is there for both themes"
     for light, dark in pairs:
-        browser.execute_script("document.documentElement.dataset.theme = 'light'")
+        paint(browser, "light")
         before, name = shot(browser, light), light.get_attribute("src").rpartition("/")[2]
-        browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+        paint(browser, "dark")
         assert not light.is_displayed() and dark.is_displayed(), name
         after = shot(browser, dark)
         assert after.shape == before.shape, name
@@ -621,7 +641,7 @@ def test_a_chapter_is_light(browser: webdriver.Chrome, site: str, chapter: str):
     # what an earlier page has fetched is taken again at once, seen or not
     browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
     browser.get(f"{site}{chapter}.html")
-    browser.execute_script("document.documentElement.dataset.theme = 'light'")
+    paint(browser, "light")
     browser.execute_script(
         "document.querySelectorAll('img:not(.only-dark)').forEach(i => { i.loading = 'eager'; })"
     )

@@ -157,7 +157,7 @@ def opened(browser, address: str, size: str = "desktop", theme: str = "light"):
     shared.resize(browser, size)
     browser.get("about:blank")
     browser.get(address)
-    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    shared.paint(browser, theme)
     (place,) = browser.find_elements(By.CSS_SELECTOR, ".fl-touch")
     assert place.get_attribute("data-state") == "waiting", "it loads before the reader is there"
     state = browser.execute_async_script(
