@@ -20,7 +20,7 @@ from faultlines.models import SmallCNN
 from faultlines.training import ERM, EX2L, GroupObjective, MaskOracle, seeded
 from faultlines.training.group_batches import as_batch
 from faultlines.training.objectives.group_objective import Clock, GroupRun
-from faultlines.training.settings import Settings, build_optimizer
+from faultlines.training.optimizer import Settings, build_optimizer
 
 BATCH, ROUNDS, CLOSED, DOUBLE = 64, 25, 2.3, 3.2
 

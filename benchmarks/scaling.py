@@ -61,13 +61,13 @@ from faultlines.models.linearized import unit_rows
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.code import library_code
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import write_notebook
-from faultlines.notebook.task import Task
 from faultlines.training import ERM, EX2L, GroupObjective, seeded
 from faultlines.training.group_batches import as_batch
 from faultlines.training.objectives.group_objective import Clock, GroupRun
-from faultlines.training.settings import Settings, build_optimizer
+from faultlines.training.optimizer import Settings, build_optimizer
 
 SLACK = 0.15
 LAST = 4  # sizes that an exponent is fitted over
@@ -701,7 +701,7 @@ def book(root: Path, pages: int) -> None:
     code, runs = library_code(LIBRARY), Runs.load(project)
     modules = {name: code[name] for name in ("faultlines", "faultlines.reporting.ledger")}
     for name, chapter in Chapter.all(project).items():
-        task = Task(chapter, "default")
+        task = RunSpec(chapter, "default")
         row = ROW | {"figure": f"{name}-figure"}
         made = execute_by_hand(
             chapter.notebook(), task.parameters(runs), [row], modules=modules, chapter=name

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from faultlines.models import ViT
 from faultlines.training import CrossEntropy, JaSMin, Objective, fit, fit_ensemble, seeded
-from faultlines.training.settings import decays
+from faultlines.training.optimizer import decays
 
 EPOCHS, ROUNDS, BATCH, LR = 1, 3, 128, 2e-3
 IMAGES = 4 * BATCH  # a step costs what it costs; four of them leave time for more rounds

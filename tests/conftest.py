@@ -19,9 +19,9 @@ from faultlines.notebook.outputs import LEDGER, RECORD, shown_in
 from faultlines.notebook.parameters import read_parameters
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Record, code_cells_of, facts_table
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import write_notebook
-from faultlines.notebook.task import Task
 from faultlines.reporting.prose import badge, bundle
 
 # a draw that fails once in a hundred runs says nothing to whoever changed something else;
@@ -165,7 +165,7 @@ def put(checkout: Project) -> Callable[..., Path]:
     """Write a result of the toy chapter as if it had been executed."""
 
     def write(run: str = "default", path: Path | None = None, **changed: Any) -> Path:
-        task = Task(Chapter.all(checkout)["toy"], run, changed.pop("overrides", {}))
+        task = RunSpec(Chapter.all(checkout)["toy"], run, changed.pop("overrides", {}))
         library = library_code(checkout.library)
         modules = {name: library[name] for name in ("faultlines", "faultlines.reporting.ledger")}
         notebook = execute_by_hand(

@@ -23,8 +23,8 @@ from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.parameters import RANGE, Parameter
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
@@ -245,7 +245,7 @@ def test_an_output_that_is_not_compared_says_why() -> None:
 @each_chapter
 def test_the_smoke_run_that_nbval_executes_is_the_chapters(name: str) -> None:
     judge = Freshness(PROJECT, Runs.load(PROJECT))
-    state = judge.state(Task(CHAPTERS[name], "smoke"), "published")
+    state = judge.state(RunSpec(CHAPTERS[name], "smoke"), "published")
     assert state.name == "fresh", (
         f"{state.changes}: faultlines run {name} --run smoke, then publish --run smoke"
     )
@@ -254,7 +254,7 @@ def test_the_smoke_run_that_nbval_executes_is_the_chapters(name: str) -> None:
 def test_a_smoke_run_in_the_chapters_place_is_foreign(tmp_path: Path) -> None:
     shutil.copy(SMOKE / "crossover.ipynb", tmp_path / "crossover.ipynb")
     judge = Freshness(PROJECT, Runs.load(PROJECT))
-    state = judge.judge(Task(CHAPTERS["crossover"], "default"), tmp_path / "crossover.ipynb")
+    state = judge.judge(RunSpec(CHAPTERS["crossover"], "default"), tmp_path / "crossover.ipynb")
     assert state.name == "foreign"
     assert any(change.startswith("parameter ") for change in state.changes)
 

@@ -22,8 +22,8 @@ from faultlines.notebook.chapters import Chapter, code_cells, has_tag
 from faultlines.notebook.code import said_text
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
@@ -265,7 +265,7 @@ def test_what_is_published_is_fresh(chapter: Chapter) -> None:
     runs = Runs.load(PROJECT)
     judge, found = Freshness(PROJECT, runs), 0
     for run in runs.runs:
-        task = Task(chapter, run)
+        task = RunSpec(chapter, run)
         if runs.covers(run, chapter) and PROJECT.published(run, chapter.name).exists():
             found += 1
             state = judge.state(task, "published")

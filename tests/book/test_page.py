@@ -24,9 +24,9 @@ from faultlines.notebook.chapters import Chapter, code_cells
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_notebook, read_result, write_notebook
-from faultlines.notebook.task import Task
 
 
 def text_of(notebook: nbformat.NotebookNode) -> str:
@@ -40,7 +40,7 @@ def said_by(notebook: nbformat.NotebookNode) -> str:
 
 def page_of(checkout: Project, run: str = "default", where: Any = "any") -> nbformat.NotebookNode:
     judge = Freshness(checkout, Runs.load(checkout))
-    return result_page(judge, Task(judge.chapters["toy"], run), where)[0]
+    return result_page(judge, RunSpec(judge.chapters["toy"], run), where)[0]
 
 
 def edit(checkout: Project, old: str, new: str) -> None:
@@ -125,7 +125,7 @@ def test_the_page_opens_with_what_changed_and_why(
     other = row | {"claim": "C2", "verdict": "inconclusive"}
     put(ledger=[row, other])
     put("desk", ledger=[row | {"verdict": "fails", "ours": "-1 [-2, -0.5]"}, other])
-    text = run_changes(Freshness(checkout, Runs.load(checkout)), Task(toy, "desk"))
+    text = run_changes(Freshness(checkout, Runs.load(checkout)), RunSpec(toy, "desk"))
     assert "1 of 2 verdicts are those of the default run." in text
     assert text.count("* - C1") == 1 and "* - C2" not in text
     assert re.search(r'verdict-holds"[^>]*>✔ holds', text)
@@ -142,7 +142,7 @@ def test_nothing_is_said_without_a_default_run(
     checkout: Project, toy: Chapter, put: Callable[..., Path]
 ) -> None:
     put("desk")
-    assert run_changes(Freshness(checkout, Runs.load(checkout)), Task(toy, "desk")) == ""
+    assert run_changes(Freshness(checkout, Runs.load(checkout)), RunSpec(toy, "desk")) == ""
 
 
 def edited(notebook: nbformat.NotebookNode) -> None:
@@ -162,7 +162,7 @@ def test_a_foreign_result_is_marked_on_its_page_and_quoted_nowhere(
     forge(notebook)
     write_notebook(notebook, path)
     judge = Freshness(checkout, judge_runs := Runs.load(checkout))
-    state = judge.state(Task(toy, "default"))
+    state = judge.state(RunSpec(toy, "default"))
     assert state.name == "foreign" and believed(state) is None
     page = page_of(checkout)
     assert "```{admonition} These numbers are not those of a recorded run\n:class: warning" in text_of(page)

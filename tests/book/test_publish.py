@@ -11,8 +11,8 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def readme(checkout: Project) -> Path:
     return path
 
 
-def task(checkout: Project, run: str = "default", **overrides: str) -> Task:
-    return Task(Chapter.all(checkout)["toy"], run, overrides)
+def task(checkout: Project, run: str = "default", **overrides: str) -> RunSpec:
+    return RunSpec(Chapter.all(checkout)["toy"], run, overrides)
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,9 @@ def test_a_failure_here_says_nothing_of_what_is_published(
 ) -> None:
     from faultlines.notebook.chapters import Chapter
     from faultlines.notebook.freshness import Freshness
-    from faultlines.notebook.task import Task
+    from faultlines.notebook.run_spec import RunSpec
 
-    task = Task(Chapter.all(checkout)["toy"], "default")
+    task = RunSpec(Chapter.all(checkout)["toy"], "default")
     put(path=checkout.published("default", "toy"))
     task.failed(checkout).parent.mkdir(parents=True)
     task.failed(checkout).write_text("{}")

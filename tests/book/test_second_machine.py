@@ -16,9 +16,9 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
-from faultlines.notebook.task import Task
 
 OTHER = {"device": "CPU, another", "packages": {"torch": "2"}}
 PRIMARY = ROW | {"primary": True, "sentence": "“it is positive”", "smallest": 0.1, "reason": "an example's"}
@@ -30,9 +30,9 @@ def with_verdicts(*verdicts: str) -> list[dict]:
 
 
 @pytest.fixture
-def made(checkout: Project, put: Callable[..., Path]) -> Callable[..., Task]:
-    def make(*there: str, kernel: dict = OTHER, **changed: object) -> Task:
-        task = Task(Chapter.all(checkout)["toy"], "default")
+def made(checkout: Project, put: Callable[..., Path]) -> Callable[..., RunSpec]:
+    def make(*there: str, kernel: dict = OTHER, **changed: object) -> RunSpec:
+        task = RunSpec(Chapter.all(checkout)["toy"], "default")
         put(path=checkout.published("default", "toy"), ledger=TWO)
         put(ledger=with_verdicts(*there), kernel=kernel, **changed)
         return task
@@ -40,7 +40,7 @@ def made(checkout: Project, put: Callable[..., Path]) -> Callable[..., Task]:
     return make
 
 
-def page_of(checkout: Project, task: Task) -> str:
+def page_of(checkout: Project, task: RunSpec) -> str:
     page, _ = result_page(Freshness(checkout, Runs.load(checkout)), task, "published")
     return "\n".join(cell.source for cell in page.cells)
 
@@ -53,7 +53,7 @@ def fragile(checkout: Project) -> dict[str, bool]:
 
 
 def test_a_verdict_that_another_machine_does_not_share_is_fragile(
-    checkout: Project, made: Callable[..., Task]
+    checkout: Project, made: Callable[..., RunSpec]
 ) -> None:
     task = made("inconclusive", "holds")
     assert fragile(checkout) == {"C1": False, "C2": False}
@@ -65,7 +65,7 @@ def test_a_verdict_that_another_machine_does_not_share_is_fragile(
     )
 
 
-def test_verdicts_that_both_machines_share_are_not(checkout: Project, made: Callable[..., Task]) -> None:
+def test_verdicts_that_both_machines_share_are_not(checkout: Project, made: Callable[..., RunSpec]) -> None:
     task = made("holds", "fails")
     write_second(checkout, task)
     assert fragile(checkout) == {"C1": False, "C2": False}  # C2 is no primary claim
@@ -73,7 +73,7 @@ def test_verdicts_that_both_machines_share_are_not(checkout: Project, made: Call
     assert "1 of 2 verdicts are the same, and no primary one differs" in page
 
 
-def test_what_is_no_second_machine_is_refused(checkout: Project, made: Callable[..., Task]) -> None:
+def test_what_is_no_second_machine_is_refused(checkout: Project, made: Callable[..., RunSpec]) -> None:
     with pytest.raises(UsageError, match="same processor"):
         write_second(checkout, made("holds", "holds", kernel={"device": "CPU", "packages": {"torch": "2"}}))
     with pytest.raises(UsageError, match="result is foreign"):
@@ -81,7 +81,7 @@ def test_what_is_no_second_machine_is_refused(checkout: Project, made: Callable[
 
 
 def test_an_edited_or_foreign_second_one_counts_for_nothing(
-    checkout: Project, made: Callable[..., Task]
+    checkout: Project, made: Callable[..., RunSpec]
 ) -> None:
     task = made("inconclusive", "holds")
     write_second(checkout, task)

@@ -19,8 +19,8 @@ from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 
 def call(*words: str) -> tuple[int, str, str]:
@@ -39,7 +39,7 @@ def test_a_new_chapter_runs_and_is_in_its_own_form(checkout: Project) -> None:
     assert all(parameter.comment and parameter.allowed for parameter in chapter.parameters)
     status, _, err = call("run", "fault-lines", "-p", "spread=0.1")
     assert status == 0, err
-    task = Task(chapter, "default", {"spread": "0.1"})
+    task = RunSpec(chapter, "default", {"spread": "0.1"})
     state = Freshness(checkout, Runs.load(checkout)).state(task)
     assert (state.name, [row["verdict"] for row in state.result.ledger]) == ("fresh", ["holds"])
     shown = json.dumps(state.result.notebook().cells)

@@ -18,8 +18,8 @@ from faultlines.data.catalogue import KNOWN
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 GROUP = "rehearsal: {purpose: the paper's sizes, budget: minutes, chapters: {toy: {seeds: 2}}}\n"
 
@@ -70,5 +70,5 @@ def test_a_rehearsal_is_neither_shown_nor_published(checkout: Project, put: Call
     with pytest.raises(
         UsageError, match=r"toy · rehearsal is no result.*publish one of default, desk, paper"
     ):
-        publish(checkout, Task(Chapter.all(checkout)["toy"], "rehearsal"))
+        publish(checkout, RunSpec(Chapter.all(checkout)["toy"], "rehearsal"))
     assert not (checkout.root / "results").exists()

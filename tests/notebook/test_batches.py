@@ -28,9 +28,9 @@ from faultlines.notebook.batches import (
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
-from faultlines.notebook.task import Task
 from faultlines.reporting import Interval, Ledger, largest, mean_interval
 
 SEEDS = "seeds: int = 5  # paired seeds [2..64]\n"
@@ -61,8 +61,8 @@ def seeded(checkout: Project, put: Callable[..., Path]) -> Project:
     return checkout
 
 
-def task(project: Project, first: int, **more: str) -> Task:
-    return Task(judge(project).chapters["toy"], "desk", {"first_seed": str(first), **more})
+def task(project: Project, first: int, **more: str) -> RunSpec:
+    return RunSpec(judge(project).chapters["toy"], "desk", {"first_seed": str(first), **more})
 
 
 def judge(project: Project) -> Freshness:
@@ -83,7 +83,7 @@ def add(seeded: Project, put: Callable[..., Path]) -> Callable[..., Path]:
 
 
 def read(project: Project) -> Pooled:
-    desk = Task(judge(project).chapters["toy"], "desk")
+    desk = RunSpec(judge(project).chapters["toy"], "desk")
     base = judge(project).state(desk, "published").result
     assert base is not None
     return pooled(project, desk, base)
@@ -255,7 +255,7 @@ def test_units_that_are_no_seeds_are_not_pooled(seeded: Project, put: Callable[.
 
 def text_of_page(project: Project) -> str:
     here = judge(project)
-    page, _ = result_page(here, Task(here.chapters["toy"], "desk"), "published")
+    page, _ = result_page(here, RunSpec(here.chapters["toy"], "desk"), "published")
     return "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
 
 
@@ -275,7 +275,7 @@ def test_the_page_shows_the_pooled_verdicts_and_their_course(
     assert "This run and a batch have 38 seeds, looked at 2 of at most 4 times" in text
     assert "* - C1" in text and "n = 8: " in text and "; n = 38: " in text
     here = judge(seeded)
-    page, _ = result_page(here, Task(here.chapters["toy"], "desk"), "published")
+    page, _ = result_page(here, RunSpec(here.chapters["toy"], "desk"), "published")
     figure = next(cell for cell in page.cells if "fig-seeds-toy" in str(cell.metadata))
     assert figure.metadata["mystnb"]["figure"]["name"] == "desk-fig-seeds-toy"
     assert figure.outputs[0].data["image/png"].startswith("iVBOR")

@@ -17,13 +17,13 @@ from faultlines.notebook.freshness import Freshness, State
 from faultlines.notebook.outputs import LEDGER, RECORD, Shown, Watch, shown_in
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Record, code_cells_of
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import write_notebook
-from faultlines.notebook.task import Task
 
 
 def judge(checkout: Project, run: str = "default") -> State:
-    return Freshness(checkout, Runs.load(checkout)).state(Task(Chapter.all(checkout)["toy"], run))
+    return Freshness(checkout, Runs.load(checkout)).state(RunSpec(Chapter.all(checkout)["toy"], run))
 
 
 def record_of(notebook: NotebookNode) -> dict[str, Any]:

@@ -13,7 +13,17 @@ from nbclient.exceptions import CellExecutionError
 
 from faultlines.notebook.outputs import RECORD, shown_in
 from faultlines.reporting import prose
-from faultlines.reporting.figures import COLUMN, PALETTE, STYLE, figure, mark_line, place_figure, use_style
+from faultlines.reporting.figures import (
+    COLUMN,
+    PALETTE,
+    STYLE,
+    draw_intervals,
+    figure,
+    mark_line,
+    place_figure,
+    use_style,
+)
+from faultlines.reporting.intervals import Interval
 
 # Machado, Oliveira & Fernandes (2009), severity 1.0, on linear RGB
 DEFICIENCIES = {
@@ -104,3 +114,26 @@ def test_a_place_is_kept_once_and_before_it_is_filled(monkeypatch: pytest.Monkey
     place_figure("a", fig)
     assert prose.places == {"a": True}
     assert not plt.fignum_exists(fig.number)
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_intervals_are_drawn_from_their_low_to_their_high_end(axis: str) -> None:
+    intervals = [Interval(0.5, 0.2, 0.6, 9, "t"), Interval(-1.0, -1.5, 0.5, 9, "t")]
+    _, ax = figure()
+    draw_intervals(ax, [3, 4], intervals, axis=axis, fmt="o", capsize=2)
+    draw_intervals(ax, 7.5, intervals[0], axis=axis)
+    drawn = [np.array(path) for bars in ax.collections for path in bars.get_segments()]
+    along, across = (0, 1) if axis == "x" else (1, 0)
+    assert [tuple(bar[:, along]) for bar in drawn] == [(0.2, 0.6), (-1.5, 0.5), (0.2, 0.6)]
+    assert [tuple(bar[:, across]) for bar in drawn] == [(3, 3), (4, 4), (7.5, 7.5)]
+    marks = ax.containers[0][0]
+    assert list((marks.get_xdata, marks.get_ydata)[along]()) == [0.5, -1.0]
+
+
+def test_intervals_and_places_that_do_not_match_are_refused() -> None:
+    _, ax = figure()
+    one = Interval(0.5, 0.2, 0.6, 9, "t")
+    with pytest.raises(ValueError, match=r"places has shape \(3,\) for 1 intervals"):
+        draw_intervals(ax, [1, 2, 3], one)
+    with pytest.raises(ValueError, match="axis is 'z'; allowed are 'x' and 'y'"):
+        draw_intervals(ax, 1, one, axis="z")

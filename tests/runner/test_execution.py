@@ -22,8 +22,8 @@ import faultlines
 from faultlines.notebook.chapters import Chapter, code_cells
 from faultlines.notebook.freshness import Freshness, State
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 from faultlines.runner.local_pool import threads_each
 
 HEAD = (
@@ -114,7 +114,7 @@ class Workshop:
         return Chapter.all(self.project)[name]
 
     def state(self, name: str = "good") -> State:
-        return Freshness(self.project, Runs.load(self.project)).state(Task(self.chapter(name), "default"))
+        return Freshness(self.project, Runs.load(self.project)).state(RunSpec(self.chapter(name), "default"))
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,7 @@ def test_the_next_call_goes_on_and_an_override_stands_beside(
     before = path.read_bytes()
     done = workshop.call("run", "good", "-p", "seeds=3")
     assert done.returncode == 0, done.stderr
-    task = Task(workshop.chapter("good"), "default", {"seeds": "3"})
+    task = RunSpec(workshop.chapter("good"), "default", {"seeds": "3"})
     result = Freshness(workshop.project, Runs.load(workshop.project)).state(task).result
     assert result.provenance.parameters == {"seeds": 3}
     assert result.provenance.command == "faultlines run good --run default -p seeds=3"

@@ -14,9 +14,9 @@ from tests.conftest import ROW
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
-from faultlines.notebook.task import Task
 from faultlines.runner.forecast import Forecast, Measured, Model, errors, exponents, fit
 from faultlines.runner.growth import REST, GrowthFile, computed, passes, vit
 
@@ -160,7 +160,9 @@ def test_a_forecast_is_printed_with_its_basis(grown: Project, put: Callable[...,
 def test_a_device_makes_work_faster_and_draws_what_it_draws(grown: Project, put: Callable[..., Path]) -> None:
     put(wall_s=50.0, ledger=[{**ROW, "cost_s": 50.0}], kernel={"device": "CPU, x"})
     judge = Freshness(grown, Runs.load(grown))
-    slow, fast = (Forecast.of(judge, Task(Chapter.all(grown)["toy"], "desk"), on) for on in ("cpu", "h100"))
+    slow, fast = (
+        Forecast.of(judge, RunSpec(Chapter.all(grown)["toy"], "desk"), on) for on in ("cpu", "h100")
+    )
     assert slow.seconds["sums"] == pytest.approx(100 * fast.seconds["sums"]) == pytest.approx(160)
     assert fast.watts == 700 and "assumed" in fast.basis[-1]
 

@@ -14,8 +14,8 @@ from faultlines.cli.status import jobs_table, sweeps_table
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec, code_of, forget, take_up
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task, code_of, forget, take_up
 from faultlines.runner import job
 from faultlines.runner.job import JobSpec, changed_since, execute
 from faultlines.runner.job_lock import lock_file, locked
@@ -24,7 +24,7 @@ from faultlines.runner.sweep import Sweep, saved_sweeps
 
 
 def test_a_job_tells_how_far_it_is(checkout: Project, toy: Chapter) -> None:
-    events, task = [], Task(toy, "default")
+    events, task = [], RunSpec(toy, "default")
     report = with_status(events.append, checkout, task)
     report({"event": "start", "cells": 3})
     first = JobStatus.read(JobStatus.path(checkout, task))
@@ -41,7 +41,7 @@ def test_a_job_tells_how_far_it_is(checkout: Project, toy: Chapter) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "asleep"}', '{"chapter": "toy"}'])
 def test_half_a_status_is_none(checkout: Project, toy: Chapter, text: str) -> None:
-    path = JobStatus.path(checkout, Task(toy, "default"))
+    path = JobStatus.path(checkout, RunSpec(toy, "default"))
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert JobStatus.read(path) is None
@@ -55,17 +55,17 @@ def gone() -> str:
     return str(ended.pid)
 
 
-def put_status(project: Project, task: Task, **changed: str) -> None:
+def put_status(project: Project, task: RunSpec, **changed: str) -> None:
     JobStatus.here(task, "running").model_copy(update=changed).write(project)
 
 
 def test_a_job_that_is_gone_is_said_to_have_died(checkout: Project, toy: Chapter) -> None:
-    put_status(checkout, Task(toy, "default"), id=gone(), host=socket.gethostname())
-    put_status(checkout, Task(toy, "smoke"), id=gone(), host="another-machine")
-    put_status(checkout, Task(toy, "paper"))  # the number of a process that lives, and is no job
-    submitted = JobStatus.queued(Task(toy, "default", {"seeds": "3"}))
+    put_status(checkout, RunSpec(toy, "default"), id=gone(), host=socket.gethostname())
+    put_status(checkout, RunSpec(toy, "smoke"), id=gone(), host="another-machine")
+    put_status(checkout, RunSpec(toy, "paper"))  # the number of a process that lives, and is no job
+    submitted = JobStatus.queued(RunSpec(toy, "default", {"seeds": "3"}))
     submitted.model_copy(update={"since": "2026-01-02T03:04:05+00:00"}).write(checkout)  # and never got an id
-    alive = Task(toy, "desk")
+    alive = RunSpec(toy, "desk")
     put_status(checkout, alive)
     with locked(lock_file(JobStatus.path(checkout, alive)), lambda: None):
         states = {one.label: state for one, state in open_jobs(checkout, {"toy"})}
@@ -81,7 +81,7 @@ def test_a_job_that_is_gone_is_said_to_have_died(checkout: Project, toy: Chapter
 def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
     checkout: Project, toy: Chapter
 ) -> None:
-    dead, alive, elsewhere = Task(toy, "default"), Task(toy, "desk"), Task(toy, "smoke")
+    dead, alive, elsewhere = RunSpec(toy, "default"), RunSpec(toy, "desk"), RunSpec(toy, "smoke")
     put_status(checkout, dead, id=gone(), host=socket.gethostname())
     put_status(checkout, alive)
     put_status(checkout, elsewhere, host="another-machine")
@@ -104,7 +104,7 @@ def test_what_killed_jobs_left_is_cleared_and_what_others_write_is_not(
         dead.working(checkout).with_name(f".toy.ipynb.{who}.tmp")
         for who in (f"{gone()}@{host}", f"{os.getpid()}@{host}", f"{gone()}@another-machine")
     )
-    half = JobStatus.path(checkout, Task(toy, "paper"))
+    half = JobStatus.path(checkout, RunSpec(toy, "paper"))
     half.parent.mkdir(parents=True, exist_ok=True)
     half.write_text('{"chapter": "to')
     for path in (killed, writing, remote):
@@ -147,7 +147,7 @@ def test_a_lock_is_waited_for_and_ends_with_a_kill(tmp_path: Path) -> None:
 
 
 def test_code_that_changed_or_went_counts_and_new_code_does_not(toy: Chapter) -> None:
-    then = code_of(Task(toy, "default"), {"a": "1", "b": "2"})
+    then = code_of(RunSpec(toy, "default"), {"a": "1", "b": "2"})
     assert changed_since(then, then) == []
     assert changed_since(then, then | {"a": "9"}) == ["a"]
     assert changed_since(then, {name: code for name, code in then.items() if name != "b"}) == ["b"]
@@ -160,7 +160,7 @@ def test_trainings_are_taken_up_under_the_same_code_only(
     checkout: Project, toy: Chapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAULTLINES_CHECKPOINTS", "")
-    task = Task(toy, "default")
+    task = RunSpec(toy, "default")
     assert not take_up(checkout, task, {"a": "1"})
     folder = Path(os.environ["FAULTLINES_CHECKPOINTS"])
     folder.mkdir(parents=True)
@@ -190,7 +190,7 @@ def test_sweeps_are_remembered_and_counted(checkout: Project, toy: Chapter, put)
 def test_a_second_job_of_the_same_waits_says_for_whom_and_takes_what_was_made(
     checkout: Project, toy: Chapter, put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, events = Task(toy, "default"), []
+    task, events = RunSpec(toy, "default"), []
     spec = JobSpec.of(checkout, task, task.parameters(Runs.load(checkout)))
     monkeypatch.setattr(job, "_papermill", lambda *_: pytest.fail("it is executed again"))
     put_status(checkout, task)

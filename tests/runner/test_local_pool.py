@@ -15,7 +15,7 @@ from rich.console import Console
 
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.project import Project
-from faultlines.notebook.task import Task
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.runner import local_pool
 from faultlines.runner.job_status import JobResult
 from faultlines.runner.local_pool import LocalPool, threads_each, visible_gpus
@@ -55,7 +55,7 @@ def run(
     def call(seeds: list[int], jobs: int, gpus: list[str]) -> tuple[list[JobResult], Seen]:
         monkeypatch.setattr(local_pool.subprocess, "Popen", stand_in)
         chapter = Chapter.all(checkout)["toy"]
-        work = [(Task(chapter, "default", {"seeds": str(seed)}), {"seeds": seed}) for seed in seeds]
+        work = [(RunSpec(chapter, "default", {"seeds": str(seed)}), {"seeds": seed}) for seed in seeds]
         results = LocalPool(checkout, jobs, Console(file=io.StringIO()), gpus).run(work)
         assert [result.task.overrides["seeds"] for result in results] == [str(seed) for seed in seeds]
         return results, {int(path.stem): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
@@ -122,14 +122,14 @@ def test_gpus_are_those_this_process_may_use(
 def test_an_override_has_a_folder_of_its_own_whatever_it_holds(toy: Chapter, checkout: Project) -> None:
     places = set()
     for value in ("3", "../../x", "[0.1, 0.2]", "a/b", "a_b", "x" * 300):
-        task = Task(toy, "default", {"dataset": value})
+        task = RunSpec(toy, "default", {"dataset": value})
         places.add(task.working(checkout))
         assert task.working(checkout).resolve().is_relative_to(checkout.build / "runs")
         assert len(task.label) < 100
         assert task.working(checkout).parents[1] == checkout.build / "runs"
     assert len(places) == 6
     one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
-    assert Task(toy, "default", one).label == Task(toy, "default", other).label
+    assert RunSpec(toy, "default", one).label == RunSpec(toy, "default", other).label
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 from faultlines.runner.restamp import compare, restamp
 
 CHAPTER = (
@@ -62,8 +62,8 @@ class Checkout:
         subprocess.run([*git, "commit", "-qm", "a change"], check=True)
 
     @property
-    def task(self) -> Task:
-        return Task(Chapter.all(self.project)["good"], "default")
+    def task(self) -> RunSpec:
+        return RunSpec(Chapter.all(self.project)["good"], "default")
 
     @property
     def path(self) -> Path:

@@ -9,7 +9,7 @@ from torch import nn
 
 from faultlines.models import ViT
 from faultlines.training import CropFlip, CrossEntropy, JaSMin, Objective, fit, seeded
-from faultlines.training.settings import decays
+from faultlines.training.optimizer import decays
 
 
 def vit(**options):

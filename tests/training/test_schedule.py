@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlines.training.settings import Settings, learning_rate
+from faultlines.training.optimizer import Settings, learning_rate
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(10, 0.3), (100, 0.25), (7, 0.5), (60, 0.05)])

@@ -18,7 +18,7 @@ from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Provenance, duration
-from faultlines.notebook.task import Task, Where
+from faultlines.notebook.run_spec import RunSpec, Where
 from faultlines.reporting.intervals import Interval, mean_interval, paired_interval
 from faultlines.reporting.verdicts import Verdict, judge
 
@@ -32,7 +32,7 @@ def costs_page(judge: Freshness, where: Where = "any") -> str:
         rows = []
         for run in judge.runs.shown:
             if judge.runs.covers(run, chapter):
-                state = judge.state(Task(chapter, run), where)
+                state = judge.state(RunSpec(chapter, run), where)
                 if (result := believed(state)) is not None:
                     rows.append(_cost(run, result.provenance, stale=state.name != "fresh"))
         if rows:

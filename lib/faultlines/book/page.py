@@ -21,9 +21,9 @@ from faultlines.notebook.batches import pooled
 from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
+from faultlines.notebook.run_spec import RunSpec, Where
 from faultlines.notebook.store import Result, number_cells, read_notebook
 from faultlines.notebook.sync import with_text_of
-from faultlines.notebook.task import Task, Where
 
 LABEL = re.compile(
     r"^(?P<before>\s*\()(?P<label>[\w:.-]+)(?P<after>\)=[ \t]*)$"
@@ -49,7 +49,7 @@ def believed(state: State) -> Result | None:
     return None if foreign else state.result
 
 
-def result_page(judge: Freshness, task: Task, where: Where = "any") -> tuple[NotebookNode, Path]:
+def result_page(judge: Freshness, task: RunSpec, where: Where = "any") -> tuple[NotebookNode, Path]:
     """Return the notebook that the book renders for a task, and the notebook that it was made from.
 
     Args:
@@ -228,13 +228,13 @@ def _closing(result: Result) -> str:
     return "\n".join(lines)
 
 
-def run_changes(judge: Freshness, task: Task, where: Where = "any") -> str:
+def run_changes(judge: Freshness, task: RunSpec, where: Where = "any") -> str:
     """Return the verdicts that differ from the default run's, and the author's reasons, in MyST.
 
     The reasons stand in `results/<run>/<chapter>.md`, which is written after the run was read.
     """
     here = believed(judge.state(task, where))
-    default = believed(judge.state(Task(task.chapter, "default"), where))
+    default = believed(judge.state(RunSpec(task.chapter, "default"), where))
     if here is None or default is None:
         return ""
     before = {row["claim"]: row["verdict"] for row in default.ledger}

@@ -20,10 +20,10 @@ from faultlines.notebook.chapters import Chapter, has_tag
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import TESTS, Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
 from faultlines.notebook.sync import with_text_of
-from faultlines.notebook.task import Task
 from faultlines.reporting.ledger import Row
 
 BEGIN, END = "<!-- verdicts: written by `faultlines publish` -->", "<!-- end of verdicts -->"
@@ -37,7 +37,7 @@ IGNORED, MOVES = "nbval-ignore-output", "moves-between-machines"
 LARGEST = 2 * 2**20
 
 
-def publish(project: Project, task: Task) -> bool:
+def publish(project: Project, task: RunSpec) -> bool:
     """Copy this machine's result of a task to its published place; bring index and scoreboard in step.
 
     Returns:
@@ -72,7 +72,7 @@ def publish(project: Project, task: Task) -> bool:
     return indexed or shown or target.read_bytes() != before
 
 
-def paired(task: Task, result: Result) -> NotebookNode:
+def paired(task: RunSpec, result: Result) -> NotebookNode:
     """Return a result's notebook with the present text of its chapter, in the form in which Jupytext pairs the two.
 
     Raises:
@@ -87,7 +87,7 @@ def paired(task: Task, result: Result) -> NotebookNode:
     return notebook
 
 
-def sync(project: Project, task: Task) -> bool:
+def sync(project: Project, task: RunSpec) -> bool:
     """Bring the present text of a chapter into a published notebook, without executing it; return whether it changed.
 
     Raises:
@@ -205,7 +205,7 @@ def read_index(project: Project) -> Index:
             except UnreadableError:
                 continue
             if isinstance(result, Result) and not result.foreign:
-                task = Task(Chapter.all(project)[chapter], run)
+                task = RunSpec(Chapter.all(project)[chapter], run)
                 told = {
                     "notebook": path.relative_to(project.root).as_posix(),
                     "provenance": result.provenance.model_dump(),

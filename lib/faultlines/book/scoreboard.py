@@ -19,8 +19,8 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec, Where
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task, Where
 
 NAMES = {
     "digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
@@ -270,7 +270,7 @@ def judged_board(judge: Freshness, where: Where = "any") -> Board:
         for run in runs.shown:
             if not runs.covers(run, chapter) or run == "smoke":
                 continue
-            task = Task(chapter, run)
+            task = RunSpec(chapter, run)
             state = judge.state(task, where)
             result = believed(state)
             if result is None:

@@ -19,9 +19,9 @@ from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, write_atomic
-from faultlines.notebook.task import Task
 
 KEPT = ("claim", "estimate", "low", "high", "n", "verdict")
 
@@ -62,12 +62,12 @@ class Second(BaseModel):
         return {row["claim"]: row["verdict"] for row in self.ledger}
 
 
-def second_file(project: Project, task: Task) -> Path:
+def second_file(project: Project, task: RunSpec) -> Path:
     """Return where the second execution of a run stands."""
     return project.root / "results" / task.run / "second" / f"{task.chapter.name}.json"
 
 
-def write_second(project: Project, task: Task) -> Path:
+def write_second(project: Project, task: RunSpec) -> Path:
     """Keep this machine's result of a published run as its second one, and return where it stands.
 
     Raises:
@@ -99,7 +99,7 @@ def write_second(project: Project, task: Task) -> Path:
     return path
 
 
-def read_second(project: Project, task: Task, base: Result) -> Second | None:
+def read_second(project: Project, task: RunSpec, base: Result) -> Second | None:
     """Return the second execution that belongs to a result; None where there is none, or it cannot be believed."""
     path = second_file(project, task)
     try:
@@ -111,7 +111,7 @@ def read_second(project: Project, task: Task, base: Result) -> Second | None:
     return found if belongs else None
 
 
-def standing_rows(project: Project, task: Task, base: Result) -> list[dict[str, Any]]:
+def standing_rows(project: Project, task: RunSpec, base: Result) -> list[dict[str, Any]]:
     """Return a result's ledger with the verdicts that stand: over all its batches of seeds, and on a second machine.
 
     A primary verdict that the second machine does not share is *fragile*. One over batches of seeds is left as it is:

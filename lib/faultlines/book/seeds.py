@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from faultlines.book.myst import list_table, verdict_badge
 from faultlines.notebook.batches import pooled, row_of, seeds_of
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.store import Result
-from faultlines.notebook.task import Task
 from faultlines.reporting.figures import COLOURS, PALETTE, STYLE, figure, mark_line
 from faultlines.reporting.sequential import LOOKS, Course
 
@@ -75,7 +75,7 @@ class Pieces(BaseModel):
     not_pooled: dict[str, str]
 
 
-def read_pieces(project: Project, task: Task, result: Result) -> Pieces | None:
+def read_pieces(project: Project, task: RunSpec, result: Result) -> Pieces | None:
     """Return what a run and its batches of seeds say together; None where it has no batch."""
     found = pooled(project, task, result, alone=False)
     if not found.batches:
@@ -102,7 +102,7 @@ def read_pieces(project: Project, task: Task, result: Result) -> Pieces | None:
 # for readers: a section of the page
 
 
-def seeds_section(project: Project, task: Task, base: Result) -> list[NotebookNode]:
+def seeds_section(project: Project, task: RunSpec, base: Result) -> list[NotebookNode]:
     """Return the cells that say what a run's seeds have decided so far; none where there is nothing to say."""
     if not base.ledger:
         return []
@@ -156,7 +156,7 @@ def _table(courses: Sequence[Course]) -> str:
     )
 
 
-def _figure(task: Task, courses: Sequence[Course]) -> NotebookNode:
+def _figure(task: RunSpec, courses: Sequence[Course]) -> NotebookNode:
     picture = io.BytesIO()
     settings: dict[Any, Any] = STYLE  # matplotlib's stub lists every key
     with rc_context(settings):

@@ -31,9 +31,9 @@ from faultlines.book.touch import FOLDER, insert_touch
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec, Where
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_notebook, write_atomic
-from faultlines.notebook.task import Task, Where
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -108,7 +108,7 @@ class Book:
             # not `library/studies/card`, the reference of a module that is called as a chapter is
             if name in judge.chapters and folder.partition("/")[0] in ("chapters", "results"):
                 run = "default" if folder == "chapters" else folder.removeprefix("results/")
-                notebook, path = result_page(judge, Task(judge.chapters[name], run), where)
+                notebook, path = result_page(judge, RunSpec(judge.chapters[name], run), where)
                 if groups := board.groups(name):
                     insert_picture(notebook, picture_html(groups, "../" * (page.count("/")), alone=True))
                 store = project.build / "touch"

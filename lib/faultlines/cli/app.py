@@ -13,8 +13,8 @@ from rich.table import Table
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
-from faultlines.notebook.task import Task
 
 app = typer.Typer(
     name="faultlines",
@@ -75,7 +75,9 @@ def show(table: Table) -> None:
     (out if out.is_terminal else Console(highlight=False, width=1000)).print(table)
 
 
-def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: dict[str, str]) -> list[Task]:
+def choose(
+    project: Project, runs: Runs, names: list[str], run: str, overrides: dict[str, str]
+) -> list[RunSpec]:
     """Return the tasks that a command line names.
 
     Raises:
@@ -103,4 +105,4 @@ def choose(project: Project, runs: Runs, names: list[str], run: str, overrides: 
                 f"name the chapters, for not all have {', '.join(overrides)}:"
                 f" faultlines run {' '.join(able)} {given}"
             )
-    return [Task(chapter, run, overrides) for chapter in chapters]
+    return [RunSpec(chapter, run, overrides) for chapter in chapters]

@@ -17,9 +17,9 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State, told
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result
-from faultlines.notebook.task import Task
 from faultlines.runner.job_status import open_jobs
 from faultlines.runner.sweep import saved_sweeps
 
@@ -42,7 +42,7 @@ def status(chapters: Names = None) -> None:
         for name in runs.runs:
             if not runs.covers(name, chapter):
                 continue
-            state: State = judge.state(Task(chapter, name))
+            state: State = judge.state(RunSpec(chapter, name))
             cells = ["", "", ""]
             if state.result is not None:
                 record = state.result.provenance
@@ -88,7 +88,7 @@ def claims(
     for chapter in chosen:
         for run in runs.runs:
             if runs.covers(run, chapter):
-                tell_left_out(judge, Task(chapter, run))
+                tell_left_out(judge, RunSpec(chapter, run))
     return 0
 
 
@@ -106,7 +106,7 @@ def compare(judge: Freshness, chapters: Sequence[Chapter], there: Path) -> int:
     mine = [
         (task, found)
         for chapter in chapters
-        for task in (Task(chapter, run) for run in judge.runs.runs if judge.runs.covers(run, chapter))
+        for task in (RunSpec(chapter, run) for run in judge.runs.runs if judge.runs.covers(run, chapter))
         if (found := believed(judge.state(task))) is not None
     ]
     table = Table("chapter", "run", "claim", "here", "there", box=None)
@@ -159,7 +159,7 @@ def notebooks_in(folder: Path) -> list[Path]:
     )
 
 
-def tell_left_out(judge: Freshness, task: Task) -> None:
+def tell_left_out(judge: Freshness, task: RunSpec) -> None:
     """Say which files that stand in a result's place are not among the claims, and why."""
     for path in task.places(judge.project):
         state = judge.judge(task, path)

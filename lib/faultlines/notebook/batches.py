@@ -19,8 +19,8 @@ from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, told
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Provenance
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.store import Result, write_atomic
-from faultlines.notebook.task import Task
 
 if TYPE_CHECKING:
     from faultlines.reporting.sequential import Course
@@ -119,7 +119,7 @@ def batches_folder(project: Project, run: str) -> Path:
     return project.root / "results" / run / "batches"
 
 
-def batch_file(project: Project, task: Task) -> Path:
+def batch_file(project: Project, task: RunSpec) -> Path:
     """Return where the batch of a task stands that names its first seed."""
     return batches_folder(project, task.run) / f"{task.chapter.name}-{task.overrides[FIRST]}.json"
 
@@ -127,7 +127,7 @@ def batch_file(project: Project, task: Task) -> Path:
 # making
 
 
-def check_batch(judge: Freshness, task: Task, look: int | None = None) -> int:
+def check_batch(judge: Freshness, task: RunSpec, look: int | None = None) -> int:
     """Hold a batch that is to be made against the run and its other batches; return the look that it belongs to.
 
     Args:
@@ -145,7 +145,7 @@ def check_batch(judge: Freshness, task: Task, look: int | None = None) -> int:
     declared = {parameter.name for parameter in task.chapter.parameters}
     if not {FIRST, "seeds"} <= declared:
         raise UsageError(f"{name} has no parameters first_seed and seeds, and so no batches of seeds")
-    state = judge.state(Task(task.chapter, run))
+    state = judge.state(RunSpec(task.chapter, run))
     if state.name != "fresh" or state.result is None:
         why = f" ({told(state.changes)})" if state.changes else ""
         raise UsageError(
@@ -198,7 +198,7 @@ def seeds_of(parameters: Mapping[str, Any]) -> tuple[set[int], set[int]]:
     return judged, judged | set(range(start, start + parameters.get("tuning_seeds", 0)))
 
 
-def write_batch(judge: Freshness, task: Task, look: int | None = None) -> Path:
+def write_batch(judge: Freshness, task: RunSpec, look: int | None = None) -> Path:
     """Write the batch of a task that this machine has executed, and return where it stands.
 
     Args:
@@ -211,7 +211,7 @@ def write_batch(judge: Freshness, task: Task, look: int | None = None) -> Path:
     """
     look = check_batch(judge, task, look)
     state = judge.state(task, "here")
-    base = judge.state(Task(task.chapter, task.run)).result
+    base = judge.state(RunSpec(task.chapter, task.run)).result
     if state.name != "fresh" or state.result is None or base is None:
         raise UsageError(
             f"{task.chapter.name} · {task.label} is {state.name} here: `{task.command}` makes it"
@@ -250,7 +250,7 @@ def _codes(record: Provenance) -> list[str]:
 # reading
 
 
-def pooled(project: Project, task: Task, base: Result, *, alone: bool = True) -> Pooled:
+def pooled(project: Project, task: RunSpec, base: Result, *, alone: bool = True) -> Pooled:
     """Return a run with its batches: which belong to it, and what all of them say of each claim.
 
     Args:

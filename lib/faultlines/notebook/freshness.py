@@ -17,9 +17,9 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.code import Modules, changed, library_code
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec, Where
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import Result, UnreadableError, read_result
-from faultlines.notebook.task import Task, Where
 
 Name = Literal["fresh", "stale", "foreign", "unreadable", "missing", "failed"]
 
@@ -69,7 +69,7 @@ class Freshness:
         self.chapters: Mapping[str, Chapter] = Chapter.all(project)
         self._read: dict[tuple[Path, str], State] = {}
 
-    def changes(self, task: Task, result: Result) -> tuple[str, ...]:
+    def changes(self, task: RunSpec, result: Result) -> tuple[str, ...]:
         """Return what differs between the code that made a result and the code as it is."""
         record = result.provenance
         code: Modules = record.restamps[-1].modules if record.restamps else record.modules
@@ -77,7 +77,7 @@ class Freshness:
         found = [f"chapter {task.chapter.name}"] if cells != task.chapter.code_hash else []
         return tuple(found + changed(code, self.modules))
 
-    def _parameters(self, task: Task, result: Result) -> list[str]:
+    def _parameters(self, task: RunSpec, result: Result) -> list[str]:
         recorded = result.provenance.parameters
         try:
             wanted = task.parameters(self.runs)
@@ -89,14 +89,14 @@ class Freshness:
             if name not in recorded or name not in wanted or recorded[name] != wanted[name]
         ]
 
-    def judge(self, task: Task, path: Path) -> State:
+    def judge(self, task: RunSpec, path: Path) -> State:
         """Return the state of the notebook at a path, as the result of a task."""
         key = (path, task.label)
         if key not in self._read:
             self._read[key] = self._judge(task, path)
         return self._read[key]
 
-    def _judge(self, task: Task, path: Path) -> State:
+    def _judge(self, task: RunSpec, path: Path) -> State:
         try:
             result = read_result(path, task.run, task.overrides, task.command)
         except UnreadableError as error:
@@ -115,7 +115,7 @@ class Freshness:
             return State("stale", result, changes + other)
         return State("fresh", result)
 
-    def state(self, task: Task, where: Where = "any") -> State:
+    def state(self, task: RunSpec, where: Where = "any") -> State:
         """Return the state of a task.
 
         Args:

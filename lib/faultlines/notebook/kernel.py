@@ -16,7 +16,7 @@ from faultlines.notebook.errors import UsageError
 from faultlines.notebook.outputs import RECORD, Watch
 from faultlines.notebook.parameters import CHECKS, read_parameters, read_rules, resolve
 from faultlines.notebook.provenance import Record, commit_of, describe_process, facts_table
-from faultlines.notebook.task import CHECKPOINTS
+from faultlines.notebook.run_spec import CHECKPOINTS
 from faultlines.reporting import prose
 
 LIBRARY = Path(__file__).resolve().parents[1]

@@ -4,6 +4,7 @@ from .correlations import partial_rank_correlation as partial_rank_correlation
 from .correlations import rank_agreement as rank_agreement
 from .correlations import rank_correlation as rank_correlation
 from .figures import PALETTE as PALETTE
+from .figures import draw_intervals as draw_intervals
 from .figures import figure as figure
 from .figures import forest as forest
 from .figures import place_figure as place_figure

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from faultlines.reporting import prose
 from faultlines.reporting.intervals import Interval
@@ -122,6 +124,36 @@ def mark_line(ax: Axes, value: float, label: str, *, axis: str = "y") -> None:
     """Draw a labelled reference line (a threshold, chance level) across a panel."""
     line = ax.axhline if axis == "y" else ax.axvline
     line(value, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=label, zorder=1)
+
+
+def draw_intervals(
+    ax: Axes, places: ArrayLike, intervals: Interval | Sequence[Interval], *, axis: str = "y", **look: Any
+) -> None:
+    """Draw estimates as marks with their intervals as bars.
+
+    Args:
+        ax: Panel to draw in.
+        places: Where each stands along the other axis: one number an interval.
+        intervals: One, or one a place.
+        axis: `"y"`, along which values are read off upwards, or `"x"`.
+        look: How it is drawn, in the words of `matplotlib.axes.Axes.errorbar`: `fmt`, `color`, `label`, ...
+
+    Raises:
+        ValueError: If there is not one place an interval, or the axis is neither.
+    """
+    at, each = np.atleast_1d(places), [intervals] if isinstance(intervals, Interval) else list(intervals)
+    if at.shape != (len(each),):
+        raise ValueError(
+            f"places has shape {at.shape} for {len(each)} intervals; one interval needs one place"
+        )
+    if axis not in ("x", "y"):
+        raise ValueError(f"axis is {axis!r}; allowed are 'x' and 'y'")
+    middle = np.array([interval.estimate for interval in each])
+    reach = [middle - [interval.low for interval in each], [interval.high for interval in each] - middle]
+    if axis == "x":
+        ax.errorbar(middle, at, xerr=reach, **look)
+    else:
+        ax.errorbar(at, middle, yerr=reach, **look)
 
 
 COLOURS = {

@@ -17,7 +17,7 @@ import numpy as np
 from faultlines.notebook.errors import UsageError, one_of
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.provenance import Provenance, duration
-from faultlines.notebook.task import Task
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.runner.growth import REST, Device, Growth, GrowthFile, computed, counts
 
 MIB = 2**20
@@ -168,7 +168,7 @@ def exponents(cost: Callable[[Mapping[str, Any]], float], parameters: Mapping[st
     return found
 
 
-def measured_runs(judge: Freshness, task: Task, growth: Growth) -> tuple[list[Measured], dict[str, str]]:
+def measured_runs(judge: Freshness, task: RunSpec, growth: Growth) -> tuple[list[Measured], dict[str, str]]:
     """Return the runs of a chapter that a forecast rests on, and why others were left out.
 
     The run that is asked for is never among them, nor is one that other code made, that went on from trainings of an
@@ -179,7 +179,7 @@ def measured_runs(judge: Freshness, task: Task, growth: Growth) -> tuple[list[Me
     for run in judge.runs.runs:
         if not judge.runs.covers(run, task.chapter) or run == task.run:
             continue
-        state = judge.state(Task(task.chapter, run))
+        state = judge.state(RunSpec(task.chapter, run))
         if state.result is None or state.name != "fresh":
             left_out[run] = state.name
             continue
@@ -208,7 +208,7 @@ class Forecast:
         basis: What all this rests on, in lines.
     """
 
-    task: Task
+    task: RunSpec
     device: str
     seconds: dict[str, float]
     powers: dict[str, dict[str, float]]
@@ -220,7 +220,7 @@ class Forecast:
     basis: list[str]
 
     @classmethod
-    def of(cls, judge: Freshness, task: Task, device: str | None = None) -> Forecast:
+    def of(cls, judge: Freshness, task: RunSpec, device: str | None = None) -> Forecast:
         """Forecast a run.
 
         Args:
@@ -291,7 +291,7 @@ def _basis(
     yield f"device: {device.basis}"
 
 
-def _taken(judge: Freshness, task: Task, forecast: float) -> Iterator[str]:
+def _taken(judge: Freshness, task: RunSpec, forecast: float) -> Iterator[str]:
     state = judge.state(task)
     if state.result is not None and state.name in ("fresh", "stale") and not state.result.provenance.resumed:
         record = state.result.provenance

@@ -28,9 +28,9 @@ from faultlines.notebook.code import library_code
 from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import read_record
+from faultlines.notebook.run_spec import RunSpec, code_of, forget, take_up
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import number_cells, write_notebook
-from faultlines.notebook.task import Task, code_of, forget, take_up
 from faultlines.runner.job_lock import lock_file, locked
 from faultlines.runner.job_status import JobStatus, Report, with_status
 
@@ -60,7 +60,7 @@ class JobSpec(BaseModel):
 
     @classmethod
     def of(
-        cls, project: Project, task: Task, parameters: dict[str, Any], code: dict[str, str] | None = None
+        cls, project: Project, task: RunSpec, parameters: dict[str, Any], code: dict[str, str] | None = None
     ) -> JobSpec:
         """Return what the job of a task needs to know."""
         return cls(
@@ -98,8 +98,8 @@ def execute(job: JobSpec, report: Report = lambda event: None) -> bool:
     """Execute a job and put its result in place.
 
     Where another process executes the same chapter under the same run, wait for it; what it has made by then is not
-    made again. The result stands where `Task.working` says only once it is whole. A chapter that raises leaves its
-    notebook, with the traceback, at `Task.failed`, and an earlier good result untouched.
+    made again. The result stands where `RunSpec.working` says only once it is whole. A chapter that raises leaves its
+    notebook, with the traceback, at `RunSpec.failed`, and an earlier good result untouched.
 
     Args:
         job: What to do.
@@ -109,7 +109,7 @@ def execute(job: JobSpec, report: Report = lambda event: None) -> bool:
         Whether every cell ran.
     """
     project = Project.find(job.root)
-    task = Task(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
+    task = RunSpec(Chapter.named(project, [job.chapter])[0], job.run, job.overrides)
     status = JobStatus.path(project, task)
 
     def waits(tell: Report = report) -> None:
@@ -131,7 +131,7 @@ def execute(job: JobSpec, report: Report = lambda event: None) -> bool:
         return _execute(job, project, task, report)
 
 
-def _execute(job: JobSpec, project: Project, task: Task, report: Report) -> bool:
+def _execute(job: JobSpec, project: Project, task: RunSpec, report: Report) -> bool:
     from papermill.exceptions import PapermillExecutionError
 
     partial = task.partial(project)
@@ -173,7 +173,7 @@ def _execute(job: JobSpec, project: Project, task: Task, report: Report) -> bool
     return True
 
 
-def _papermill(job: JobSpec, task: Task, partial: Path, report: Report, cells: Cells) -> NotebookNode:
+def _papermill(job: JobSpec, task: RunSpec, partial: Path, report: Report, cells: Cells) -> NotebookNode:
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -225,7 +225,7 @@ def _clean(notebook: NotebookNode) -> None:
             del cell.metadata["tags"]
 
 
-def _keep_failed(task: Task, project: Project, where: dict[str, Any], report: Report) -> None:
+def _keep_failed(task: RunSpec, project: Project, where: dict[str, Any], report: Report) -> None:
     failed = task.failed(project)
     try:
         notebook = nbformat.read(task.partial(project), as_version=4)

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.store import write_atomic
-from faultlines.notebook.task import Task
 from faultlines.runner.job_lock import is_locked, lock_file, try_lock
 
 Stage = Literal["queued", "running", "done", "failed"]
@@ -41,7 +41,7 @@ class JobStatus(BaseModel):
 
     Attributes:
         chapter: The chapter.
-        label: The run with its overrides; see `Task.label`.
+        label: The run with its overrides; see `RunSpec.label`.
         state: Where it stands. Whether a job that is `running` still lives is for the reader to find out.
         executor: `local` or `slurm`.
         id: Process id, or Slurm's job id; empty while a submitted job does not know its own.
@@ -70,7 +70,7 @@ class JobStatus(BaseModel):
     log: str = ""
 
     @classmethod
-    def queued(cls, task: Task, id: str = "", log: str = "") -> JobStatus:
+    def queued(cls, task: RunSpec, id: str = "", log: str = "") -> JobStatus:
         """Return the status of a job that waits in Slurm's queue."""
         return cls(
             chapter=task.chapter.name,
@@ -83,7 +83,7 @@ class JobStatus(BaseModel):
         )
 
     @classmethod
-    def here(cls, task: Task, state: Stage) -> JobStatus:
+    def here(cls, task: RunSpec, state: Stage) -> JobStatus:
         """Return a status of the process that calls, on the machine it runs on."""
         array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         slurm = f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID")
@@ -99,7 +99,7 @@ class JobStatus(BaseModel):
         )
 
     @staticmethod
-    def path(project: Project, task: Task) -> Path:
+    def path(project: Project, task: RunSpec) -> Path:
         """Return where the status of a task's job stands."""
         return project.job(task.label, task.chapter.name)
 
@@ -160,7 +160,7 @@ def seconds_since(time: str) -> float:
         return float("inf")
 
 
-def with_status(report: Report, project: Project, task: Task) -> Report:
+def with_status(report: Report, project: Project, task: RunSpec) -> Report:
     """Return a report that also keeps the job's status up to date."""
     cells, started = task.chapter.size, now()
     states: dict[str, Stage] = {"start": "running", "cell": "running", "done": "done", "failed": "failed"}
@@ -225,7 +225,7 @@ def _standing(status: JobStatus, project: Project, queue: set[str] | None) -> St
     return "queued" if status.state == "queued" else "running"
 
 
-def drop_partial(project: Project, task: Task) -> None:
+def drop_partial(project: Project, task: RunSpec) -> None:
     """Delete the half-executed notebook of a job that has ended, unless another executes the same by now."""
     if not is_locked(lock_file(JobStatus.path(project, task))):
         task.partial(project).unlink(missing_ok=True)
@@ -305,7 +305,7 @@ class JobResult:
         detail: The job's last event: `wall_s`, or `cell`, `error`, `message` and `notebook`.
     """
 
-    task: Task
+    task: RunSpec
     ok: bool
     detail: Ending = field(default_factory=Ending)
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from faultlines.notebook.project import Project
-from faultlines.notebook.task import Task
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.runner.job import THREADS, JobSpec
 from faultlines.runner.job_status import Ending, JobResult, drop_partial, progress_bars
 
@@ -31,7 +31,7 @@ from faultlines.runner.job_status import Ending, JobResult, drop_partial, progre
 class Running:
     """A job that runs: its task, process, standard input, GPU, progress bar, complaints, and last event."""
 
-    task: Task
+    task: RunSpec
     process: subprocess.Popen[str]
     orders: IO[str]
     gpu: str | None
@@ -84,7 +84,7 @@ class LocalPool:
         self._events: SimpleQueue[tuple[int, dict[str, Any] | None]] = SimpleQueue()
         self._running: dict[int, Running] = {}
 
-    def run(self, work: Sequence[tuple[Task, dict[str, Any]]]) -> list[JobResult]:
+    def run(self, work: Sequence[tuple[RunSpec, dict[str, Any]]]) -> list[JobResult]:
         """Execute tasks with their resolved parameters; return their results in the order given.
 
         A task that fails does not stop the others. On an interrupt every job is ended (what was in place stays
@@ -133,7 +133,9 @@ class LocalPool:
             drop_partial(self.project, running.task)
         self._running.clear()
 
-    def _start(self, index: int, task: Task, parameters: dict[str, Any], threads: int, bar: TaskID) -> None:
+    def _start(
+        self, index: int, task: RunSpec, parameters: dict[str, Any], threads: int, bar: TaskID
+    ) -> None:
         gpu = self.gpus.pop(0) if self.gpus else None
         environment = {**os.environ, **{name: str(threads) for name in THREADS}}
         if gpu is not None:

@@ -29,10 +29,10 @@ from faultlines.notebook.freshness import Freshness
 from faultlines.notebook.outputs import LEDGER, RECORD, RESTAMP, shown_in, take
 from faultlines.notebook.project import Project
 from faultlines.notebook.provenance import Record, Restamp, code_cells_of, commit_of
+from faultlines.notebook.run_spec import CHECKPOINTS, RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import number_cells, write_notebook
 from faultlines.notebook.sync import with_cells_of
-from faultlines.notebook.task import CHECKPOINTS, Task
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Compared:
     digest: str
 
 
-def restamp(project: Project, task: Task, path: Path, since: str | None = None) -> Restamp:
+def restamp(project: Project, task: RunSpec, path: Path, since: str | None = None) -> Restamp:
     """Stamp a stale result as made by the present code, if its smoke run shows that this computes the same.
 
     Args:

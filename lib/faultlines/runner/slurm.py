@@ -21,7 +21,7 @@ from rich.console import Console
 from faultlines.notebook.code import library_code
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
-from faultlines.notebook.task import Task, code_of
+from faultlines.notebook.run_spec import RunSpec, code_of
 from faultlines.runner.job import THREADS, JobSpec, execute, quieten
 from faultlines.runner.job_status import (
     Ending,
@@ -136,7 +136,7 @@ class SlurmJob:
 class Submitted:
     """A task in the queue: its job's id, and since when the queue has not known it."""
 
-    task: Task
+    task: RunSpec
     id: str
     lost_since: float | None = None
 
@@ -175,7 +175,7 @@ class SlurmPool:
         """Folder of submitit's job files and logs."""
         return self.project.build / "slurm"
 
-    def run(self, work: Sequence[tuple[Task, dict[str, Any]]], *, detach: bool = False) -> list[JobResult]:
+    def run(self, work: Sequence[tuple[RunSpec, dict[str, Any]]], *, detach: bool = False) -> list[JobResult]:
         """Execute tasks with their resolved parameters; return the results of those that ended, in order.
 
         A task whose job is in the queue already is waited for, not submitted again. On an interrupt the jobs
@@ -202,7 +202,7 @@ class SlurmPool:
         waiting |= self._submit({index: pair for index, pair in enumerate(work) if index not in waiting})
         return [] if detach else self._wait(waiting)
 
-    def _submit(self, work: dict[int, tuple[Task, dict[str, Any]]]) -> dict[int, Submitted]:
+    def _submit(self, work: dict[int, tuple[RunSpec, dict[str, Any]]]) -> dict[int, Submitted]:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if not work:

@@ -21,8 +21,8 @@ from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.code import digest
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.store import Result, UnreadableError, read_result, write_atomic, write_notebook
-from faultlines.notebook.task import Task
 
 TEMPLATE = Path(__file__).with_name("gathered.md")
 RANGE = re.compile(r"^(?P<first>-?\d+)\.\.(?P<last>-?\d+)(?:\.\.(?P<step>\d+))?$")
@@ -130,9 +130,9 @@ class Sweep:
             )
 
     @cached_property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[RunSpec]:
         """One task a combination. Each has a result of its own, shared with every other sweep that holds it."""
-        return [Task(self.chapter, self.run, {**self.overrides, **one}) for one in combinations(self.axes)]
+        return [RunSpec(self.chapter, self.run, {**self.overrides, **one}) for one in combinations(self.axes)]
 
     @property
     def label(self) -> str:
@@ -211,7 +211,7 @@ def gather(project: Project, sweep: Sweep) -> Path:
     return target
 
 
-def _ledger(project: Project, task: Task) -> list[dict[str, Any]] | None:
+def _ledger(project: Project, task: RunSpec) -> list[dict[str, Any]] | None:
     try:
         result = read_result(task.working(project), task.run, task.overrides)
     except UnreadableError:

@@ -31,8 +31,8 @@ from .objectives import Reweighting as Reweighting
 from .objectives import TrackLambda as TrackLambda
 from .objectives import jasmin as jasmin
 from .objectives import map_similarity as map_similarity
+from .optimizer import choose_device as choose_device
 from .seeding import seeded as seeded
-from .settings import choose_device as choose_device
 from .two_layer import descend as descend
 from .two_layer import fit_adam as fit_adam
 from .two_layer import fit_adversarial as fit_adversarial

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from faultlines.data.arrays import shown
 from faultlines.models.weight_files import DAMAGED, alone, clear_leftovers, read_torch, set_aside, write_whole
+from faultlines.training.optimizer import Settings
 from faultlines.training.seeding import own_draws
-from faultlines.training.settings import Settings
 
 FOLDER = "FAULTLINES_CHECKPOINTS"
 

@@ -16,7 +16,7 @@ from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Batches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.loop import History, State, Terms, Training
-from faultlines.training.settings import Settings, build_optimizer, plain_number
+from faultlines.training.optimizer import Settings, build_optimizer, plain_number
 
 
 @with_gradients

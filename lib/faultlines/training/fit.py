@@ -20,7 +20,7 @@ from faultlines.training.batches import Augment, Batches, LoaderBatches
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.loop import Callback, History, State, Terms, Training
 from faultlines.training.objectives.objective import CrossEntropy, Objective
-from faultlines.training.settings import (
+from faultlines.training.optimizer import (
     Optimizer,
     Schedule,
     Settings,

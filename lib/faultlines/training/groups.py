@@ -31,8 +31,7 @@ from faultlines.training.objectives.group_objective import (
     at_once,
 )
 from faultlines.training.objectives.reweighting import ERM
-from faultlines.training.seeding import seeded
-from faultlines.training.settings import (
+from faultlines.training.optimizer import (
     Optimizer,
     Schedule,
     Settings,
@@ -42,6 +41,7 @@ from faultlines.training.settings import (
     plain_number,
     precision,
 )
+from faultlines.training.seeding import seeded
 
 STAGE_SEED = 7_000_003  # added to the seed of a run that is a stage of another
 

@@ -17,8 +17,8 @@ from tqdm.std import tqdm
 
 from faultlines.training.batches import Stream
 from faultlines.training.checkpoint import Checkpoint, discard
+from faultlines.training.optimizer import Settings, learning_rate
 from faultlines.training.seeding import global_state, own_draws, set_global_state
-from faultlines.training.settings import Settings, learning_rate
 
 
 @dataclass

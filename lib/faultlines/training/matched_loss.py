@@ -16,8 +16,8 @@ from faultlines.training.batches import Augment
 from faultlines.training.fit import fit
 from faultlines.training.loop import History
 from faultlines.training.objectives.objective import Objective
+from faultlines.training.optimizer import Settings, plain_number, prepared
 from faultlines.training.seeding import seeded
-from faultlines.training.settings import Settings, plain_number, prepared
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from faultlines.training import checkpoint as checkpoints
 from faultlines.training.batches import Stream
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.loop import History, State, Terms, Training
-from faultlines.training.settings import Settings
+from faultlines.training.optimizer import Settings
 
 PAUSE = 60.0  # seconds between two checkpoints: an epoch may be shorter than writing a wide network
 

@@ -21,7 +21,7 @@ from faultlines.training.batches import Augment, Batches, Stream
 from faultlines.training.checkpoint import Checkpoint
 from faultlines.training.loop import History, State, Terms, Training, refill
 from faultlines.training.objectives.objective import Objective
-from faultlines.training.settings import BETAS, EPS, Optimizer, Settings, decays, learning_rate
+from faultlines.training.optimizer import BETAS, EPS, Optimizer, Settings, decays, learning_rate
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from faultlines.cli.app import app
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.project import Project
+from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 from faultlines.notebook.store import read_result
-from faultlines.notebook.task import Task
 from faultlines.runner.job_status import JobStatus, slurm_queue
 from faultlines.runner.slurm import SlurmPool, SlurmResources
 
@@ -109,13 +109,13 @@ def until(what, seconds: float = 180.0) -> None:
         time.sleep(0.3)
 
 
-def toy(project: Project, **overrides: object) -> Task:
-    return Task(
+def toy(project: Project, **overrides: object) -> RunSpec:
+    return RunSpec(
         Chapter.all(project)["toy"], "default", {name: str(value) for name, value in overrides.items()}
     )
 
 
-def state(project: Project, task: Task) -> str:
+def state(project: Project, task: RunSpec) -> str:
     status = JobStatus.read(JobStatus.path(project, task))
     return status.state if status else "none"
 

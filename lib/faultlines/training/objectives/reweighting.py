@@ -23,7 +23,7 @@ from faultlines.training.objectives.group_objective import (
     weighted_mean,
 )
 from faultlines.training.objectives.objective import check_number
-from faultlines.training.settings import precision
+from faultlines.training.optimizer import precision
 
 Label = Literal["y", "c"]
 

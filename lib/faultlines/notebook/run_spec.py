@@ -22,7 +22,7 @@ Where = Literal["any", "here", "published"]
 
 
 @dataclass(frozen=True)
-class Task:
+class RunSpec:
     """A chapter under a run.
 
     Attributes:
@@ -80,7 +80,7 @@ class Task:
         return {"any": own + published, "here": own, "published": published}[where]
 
 
-def code_of(task: Task, modules: Modules) -> dict[str, str]:
+def code_of(task: RunSpec, modules: Modules) -> dict[str, str]:
     """Return what a job must find unchanged when it starts: the library's hashes and the chapter's."""
     library = {name: library_hash({name: hashes}) for name, hashes in modules.items()}
     return {**library, f"chapter {task.chapter.name}": task.chapter.code_hash}
@@ -91,7 +91,7 @@ CHECKPOINTS = "FAULTLINES_CHECKPOINTS"
 `faultlines.training.checkpoint`. The runner names one for every job; with papermill alone it is yours to choose."""
 
 
-def take_up(project: Project, task: Task, modules: Modules) -> bool:
+def take_up(project: Project, task: RunSpec, modules: Modules) -> bool:
     """Name the folder for trainings, and return whether an execution of the same code left some there."""
     parent = project.trained(task.label, task.chapter.name)
     code = digest(json.dumps(code_of(task, modules), sort_keys=True))
@@ -102,6 +102,6 @@ def take_up(project: Project, task: Task, modules: Modules) -> bool:
     return any((parent / code).glob("*"))
 
 
-def forget(project: Project, task: Task) -> None:
+def forget(project: Project, task: RunSpec) -> None:
     """Delete the trainings of a job that is done."""
     shutil.rmtree(project.trained(task.label, task.chapter.name), ignore_errors=True)
