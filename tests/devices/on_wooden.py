@@ -469,6 +469,8 @@ CASES: dict[str, Case] = {
     "training.Adversarial": lambda d: of_loss(training.Adversarial(0.1), d),
     "training.Arm": ensemble,
     "training.CORAL": lambda d: grouped(d, training.CORAL()),
+    "training.DANN": lambda d: grouped(d, training.DANN()),
+    "training.MMD": lambda d: grouped(d, training.MMD()),
     "training.Cell": lambda d: training.fit_matched_each(
         lambda: nn.Linear(4, 2), by_seed(d), cells=[training.Cell(0.5, 16, 0.9)], stop_at_loss=0.5, epochs=60
     ),

@@ -9,12 +9,36 @@ from torch import nn
 from torch.nn import functional as F
 
 from faultlines.models import SmallCNN
-from faultlines.training import CORAL, ERM, IRM, JTT, GroupDRO, MaskOracle, Mixup, Reweighting, fit_groups
-from faultlines.training.objectives.domain_generalisation import coral, irm_penalty
+from faultlines.training import (
+    CORAL,
+    DANN,
+    ERM,
+    IRM,
+    JTT,
+    MMD,
+    GroupDRO,
+    MaskOracle,
+    Mixup,
+    Reweighting,
+    fit_groups,
+)
+from faultlines.training.objectives.domain_generalisation import GAMMAS, coral, irm_penalty, mmd
 from faultlines.training.objectives.ex2l import outside_share
 from faultlines.training.objectives.group_objective import Clock, GroupBatch, GroupRun, pooled_features
 
-ALL = [ERM(), ERM("c"), Reweighting(), GroupDRO(), CORAL(), IRM(), JTT(), MaskOracle(), Mixup()]
+ALL = [
+    ERM(),
+    ERM("c"),
+    Reweighting(),
+    GroupDRO(),
+    CORAL(),
+    MMD(),
+    DANN(),
+    IRM(),
+    JTT(),
+    MaskOracle(),
+    Mixup(),
+]
 
 
 def make(classes):
@@ -122,7 +146,7 @@ def test_group_dro_keeps_finite_weights_that_can_rise_again(step_size, scale, dt
         assert torch.allclose(loss_of.weight.double(), exact.exp(), atol=min(tolerance, 2.0))
 
 
-@pytest.mark.parametrize("objective", [CORAL(), IRM(), MaskOracle(), GroupDRO()], ids=repr)
+@pytest.mark.parametrize("objective", [CORAL(), MMD(), DANN(), IRM(), MaskOracle(), GroupDRO()], ids=repr)
 def test_a_network_without_gradient_is_safe(objective):
     data, model = batch(), make(3)
     with torch.no_grad():
@@ -157,6 +181,73 @@ def test_coral_averages_over_pairs_of_domains():
     pairs = [coral(features[i : i + 2], features[j : j + 2]) for i, j in ((0, 2), (0, 4), (2, 4))]
     _, terms = CORAL(1.0).start(run_of(data))(model, data, Clock(0, 1))
     assert terms["coral"].item() == pytest.approx((sum(pairs) / 3).item(), rel=1e-5)
+
+
+def test_mmd_is_the_distance_of_mean_embeddings():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    b = 0.5 * torch.randn(4, 3, generator=generator, dtype=torch.float64) + 1
+
+    def kernel(u, v):
+        return sum(
+            math.exp(-gamma * sum((p - q) ** 2 for p, q in zip(u, v, strict=True))) for gamma in GAMMAS
+        )
+
+    def mean(one, two):
+        return sum(kernel(u, v) for u in one.tolist() for v in two.tolist()) / (len(one) * len(two))
+
+    assert mmd(a, b).item() == pytest.approx(mean(a, a) + mean(b, b) - 2 * mean(a, b), abs=1e-12)
+    assert mmd(a, a.flip(0)).item() == pytest.approx(0, abs=1e-14)
+    # far from the origin, where distances from products of matrices are lost
+    far, near = (t.float() + 1000 for t in (a, b))
+    assert mmd(far, near).item() == pytest.approx(mmd(far.double(), near.double()).item(), abs=1e-4)
+    rows = torch.cat([a, a[:2]]).requires_grad_()  # equal rows have a slope
+    (slope,) = torch.autograd.grad(mmd(rows, b), rows)
+    assert slope.isfinite().all() and torch.autograd.gradcheck(lambda u: mmd(u, b), a.requires_grad_())
+
+
+@pytest.mark.parametrize(("objective", "term"), [(CORAL, "coral"), (MMD, "mmd")])
+def test_penalties_between_domains_pull_their_features_together(objective, term):
+    data = batch(y=(0, 1) * 12, c=(0,) * 12 + (1,) * 12)
+    data.x[12:] = data.x[12:] / 2  # one domain is darker
+    ends = {
+        weight: fit_groups(make, data, epochs=20, batch_size=24, flip=False, objective=objective(weight))
+        for weight in (0.0, 10.0)
+    }
+    left = {weight: found.history.terms[term][-1] for weight, found in ends.items()}
+    assert left[10.0] < 0.7 * left[0.0], left
+
+
+def test_dann_reverses_the_gradient_of_the_domain_by_its_weight():
+    data, model = batch(), make(3).double().eval()
+    data = data.floating(torch.float64)
+    for step, coefficient in ((0, 2.0), (4, 2.0), (9, 0.5)):
+        loss_of = DANN(coefficient).start(run_of(data)).double()
+        weight = coefficient * (2 / (1 + math.exp(-step)) - 1)
+        features, logits = pooled_features(model, data.x)
+        loss, domain = (
+            F.cross_entropy(logits, data.y),
+            F.cross_entropy(loss_of.discriminator(features), data.domain),
+        )
+        body = list(model.parameters())
+        wanted = torch.autograd.grad(loss - weight * domain, body, retain_graph=True)
+        own = torch.autograd.grad(domain, list(loss_of.parameters()))
+        total, terms = loss_of(model, data, Clock(step, 10))
+        assert total.item() == pytest.approx((loss + domain).item(), abs=1e-12)
+        assert terms["domain"].item() == pytest.approx(domain.item(), abs=1e-12)
+        found = torch.autograd.grad(total, [*body, *loss_of.parameters()])
+        assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(found, [*wanted, *own], strict=True))
+
+
+def test_dann_hides_the_domain_from_its_second_network():
+    data = batch(y=(0, 1) * 24, c=(0,) * 24 + (1,) * 24)
+    data.x[24:] = data.x[24:] / 2  # one domain is darker, which has nothing to do with the class
+    options = {"epochs": 40, "batch_size": 48, "flip": False, "lr": 0.01}
+    told = {c: fit_groups(make, data, objective=DANN(c), **options) for c in (0.0, 3.0)}
+    seen = {c: found.history.terms["domain"][-1] for c, found in told.items()}
+    assert seen[0.0] < 0.8 * math.log(2) and seen[3.0] > 0.95 * math.log(2), seen  # 1: it cannot tell
+    again = fit_groups(make, data, objective=DANN(3.0), **options)
+    assert again.history.terms["domain"] == told[3.0].history.terms["domain"]
 
 
 def test_irm_penalty_is_the_squared_derivative():
@@ -235,6 +326,9 @@ def test_mask_oracle_moves_the_map_into_the_mask():
     [
         (lambda: GroupDRO(-1.0), "step_size=-1.0 must be a finite number in"),
         (lambda: CORAL(float("nan")), "coefficient=nan must be"),
+        (lambda: MMD(-1.0), "coefficient=-1.0 must be"),
+        (lambda: DANN(float("inf")), "coefficient=inf must be"),
+        (lambda: DANN(hidden=0), "hidden=0 must be a positive integer"),
         (lambda: IRM(anneal=2.0), "anneal=2.0 must be"),
         (lambda: Mixup(0.0), "alpha=0.0 must be"),
         (lambda: JTT(upweight=0.5), "upweight=0.5 must be"),
@@ -251,5 +345,6 @@ def test_bad_arguments_are_named(bad, said):
 def test_a_network_without_a_head_is_refused():
     data = batch()
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
-    with pytest.raises(ValueError, match="Sequential has no features"):
-        CORAL().start(run_of(data))(model, data, Clock(0, 1))
+    for objective in (CORAL(), MMD(), DANN()):
+        with pytest.raises(ValueError, match="Sequential has no features"):
+            objective.start(run_of(data))(model, data, Clock(0, 1))

@@ -13,10 +13,12 @@ from .matched_loss import Cell as Cell
 from .matched_loss import fit_matched_each as fit_matched_each
 from .matched_loss import grid as grid
 from .objectives import CORAL as CORAL
+from .objectives import DANN as DANN
 from .objectives import ERM as ERM
 from .objectives import EX2L as EX2L
 from .objectives import IRM as IRM
 from .objectives import JTT as JTT
+from .objectives import MMD as MMD
 from .objectives import Adversarial as Adversarial
 from .objectives import CrossEntropy as CrossEntropy
 from .objectives import GroupDRO as GroupDRO

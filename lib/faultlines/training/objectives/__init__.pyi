@@ -1,5 +1,7 @@
 from .domain_generalisation import CORAL as CORAL
+from .domain_generalisation import DANN as DANN
 from .domain_generalisation import IRM as IRM
+from .domain_generalisation import MMD as MMD
 from .domain_generalisation import Mixup as Mixup
 from .ex2l import EX2L as EX2L
 from .ex2l import MaskOracle as MaskOracle

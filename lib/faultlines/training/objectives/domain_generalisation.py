@@ -1,7 +1,9 @@
-"""Objectives of domain generalisation: CORAL of the features, IRM of the classifier, mixup of the images."""
+"""Objectives of domain generalisation: CORAL, MMD and DANN of features, IRM of the classifier, mixup of the images."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,9 +22,11 @@ from faultlines.training.objectives.group_objective import (
     GroupObjective,
     GroupRun,
     LossAndTerms,
+    check_pooled,
     pooled_features,
 )
 from faultlines.training.objectives.objective import check_number
+from faultlines.training.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,20 @@ class CORAL(GroupObjective):
 
     def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
         """Return the sum and its terms; a domain of fewer than two samples is left out."""
-        features, logits = pooled_features(model, batch.x)
-        loss = F.cross_entropy(logits, batch.y)
-        parts = [features[batch.domain == d] for d in batch.domain.unique()]
-        pairs = list(combinations([part for part in parts if len(part) > 1], 2))
-        penalty = sum((coral(a, b) for a, b in pairs), start=torch.zeros_like(loss)) / max(len(pairs), 1)
+        loss, penalty = _between_domains(model, batch, coral)
         return loss + self.coefficient * penalty, {"cross_entropy": loss, "coral": penalty}
+
+
+def _between_domains(
+    model: nn.Module, batch: GroupBatch, distance: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    # the cross-entropy, and the mean distance of two domains' features; a domain of one sample is left out
+    features, logits = pooled_features(model, batch.x)
+    loss = F.cross_entropy(logits, batch.y)
+    parts = [features[batch.domain == d] for d in batch.domain.unique()]
+    pairs = list(combinations([part for part in parts if len(part) > 1], 2))
+    penalty = sum((distance(a, b) for a, b in pairs), start=torch.zeros_like(loss)) / max(len(pairs), 1)
+    return loss, penalty
 
 
 def coral(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
@@ -62,6 +74,111 @@ def coral(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]
     a, b = at_least_float(a), at_least_float(b)
     means = (a.mean(dim=0) - b.mean(dim=0)).square().mean()
     return means + (a.T.cov() - b.T.cov()).square().mean()
+
+
+@dataclass(frozen=True)
+class MMD(GroupObjective):
+    """Cross-entropy plus the maximum mean discrepancy of the domains' features (Li et al. 2018, as in DomainBed).
+
+    Args:
+        coefficient: Weight of the penalty; see `mmd`.
+
+    Raises:
+        ValueError: If the coefficient is negative.
+    """
+
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("coefficient", self.coefficient, low=0)
+
+    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+        """Return the sum and its terms; a domain of fewer than two samples is left out."""
+        loss, penalty = _between_domains(model, batch, mmd)
+        return loss + self.coefficient * penalty, {"cross_entropy": loss, "mmd": penalty}
+
+
+GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def mmd(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
+    r"""Squared maximum mean discrepancy of two samples (Gretton et al. 2012, the biased estimate).
+
+    The kernel is DomainBed's, $\sum_\gamma \exp(-\gamma \lVert u - v \rVert^2)$ over $\gamma = 10^{-3}, \dots, 10^3$.
+
+    Example:
+        >>> a = torch.tensor([[0.0, 1.0], [2.0, 3.0], [1.0, 0.0]])
+        >>> mmd(a, a).item(), round(mmd(a, a + 100).item(), 4)
+        (0.0, 8.0266)
+    """
+    a, b = at_least_float(a), at_least_float(b)
+
+    def alike(u: Tensor, v: Tensor) -> Tensor:
+        # by differences: from products of matrices, near features would lose their distance
+        apart = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return sum((torch.exp(-gamma * apart).mean() for gamma in GAMMAS), start=a.new_zeros(()))
+
+    return alike(a, a) + alike(b, b) - 2 * alike(a, b)
+
+
+@dataclass(frozen=True)
+class DANN(GroupObjective):
+    r"""Cross-entropy on features from which a second network cannot tell the domain (Ganin et al. 2016).
+
+    The second network, a perceptron on the pooled features, learns the domain. Its gradient reaches the features
+    reversed, times `coefficient` $\cdot (2 / (1 + e^{-10 p}) - 1)$ at the share $p$ of the run, as in the paper.
+
+    Args:
+        coefficient: Weight of the reversed gradient at the end of the run.
+        hidden: Width of the second network.
+
+    Raises:
+        ValueError: If the coefficient is negative, or the width no positive integer.
+    """
+
+    coefficient: float = 1.0
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        check_number("coefficient", self.coefficient, low=0)
+        if not isinstance(self.hidden, int) or self.hidden < 1:
+            raise ValueError(f"hidden={self.hidden!r} must be a positive integer")
+
+    def start(self, run: GroupRun) -> GroupLoss:
+        """Return the loss of a run, with a second network of its own."""
+        domains = int(run.data.domain.max()) + 1
+
+        def discriminator() -> nn.Module:
+            width = check_pooled(run.make_model(run.classes)).head.in_features
+            return nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, domains))
+
+        made = seeded(discriminator, run.seed + DISCRIMINATOR_SEED)
+        return DANNLoss(self.coefficient, made.to(run.data.y.device))
+
+
+DISCRIMINATOR_SEED = 8_000_009  # added to the seed of a run: no network of the run starts from these draws
+
+
+class DANNLoss(GroupLoss):
+    """The loss of one run.
+
+    Attributes:
+        discriminator: From pooled features to a logit a domain; it is trained along.
+    """
+
+    def __init__(self, coefficient: float, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.coefficient, self.discriminator = coefficient, discriminator
+
+    def forward(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+        """Return the sum of both networks' cross-entropies, and the two."""
+        features, logits = pooled_features(model, batch.x)
+        weight = self.coefficient * (2 / (1 + math.exp(-10 * clock.progress)) - 1)
+        # the value of the features, and minus their gradient
+        reversed_ = (1 + weight) * features.detach() - weight * features
+        loss = F.cross_entropy(logits, batch.y)
+        told = F.cross_entropy(self.discriminator(reversed_), batch.domain)
+        return loss + told, {"cross_entropy": loss, "domain": told}
 
 
 @dataclass(frozen=True)

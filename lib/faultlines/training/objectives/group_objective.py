@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -162,6 +162,17 @@ class StatelessLoss(GroupLoss):
         return self.objective.loss(model, batch, clock)
 
 
+def check_pooled(model: nn.Module) -> Any:  # torch types every attribute of a module as a tensor or a module
+    """Return a network with `features(x)` and a linear `head`.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    if not pools_linearly(model):
+        raise ValueError(f"{type(model).__name__} has no features(x) and linear head to take features from")
+    return model
+
+
 def pooled_features(
     model: nn.Module, x: Float[Tensor, "batch ..."]
 ) -> tuple[Float[Tensor, "batch k"], Float[Tensor, "batch classes"]]:
@@ -170,9 +181,7 @@ def pooled_features(
     Raises:
         ValueError: If the network is of another kind.
     """
-    if not pools_linearly(model):
-        raise ValueError(f"{type(model).__name__} has no features(x) and linear head to take features from")
-    network = cast(Any, model)  # torch types every attribute of a module as a tensor or a module
+    network = check_pooled(model)
     pooled = network.features(x).mean(dim=(2, 3))
     return pooled, network.head(pooled)
 
