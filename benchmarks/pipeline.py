@@ -38,10 +38,21 @@ kernelspec: {{name: python3, display_name: Python 3, language: python}}
 # Toy
 
 ```{{code-cell}}
+from faultlines import notebook
+from faultlines.reporting import Ledger
+
+notebook.begin()
+```
+
+```{{code-cell}}
 :tags: [parameters]
 
 seconds: float = {seconds}  # processor seconds [0..600]
 products: int = {products}  # matrix products after that [0..100000000]
+```
+
+```{{code-cell}}
+notebook.check_parameters()
 ```
 
 ```{{code-cell}}
@@ -58,6 +69,10 @@ while time.process_time() < end:
 for _ in range(products):
     x @ x
 ```
+
+```{{code-cell}}
+notebook.record("{name}", Ledger())
+```
 """
 
 
@@ -66,7 +81,7 @@ def checkout(folder: Path, chapters: int, seconds: float, products: int = 0) -> 
     (folder / "chapters").mkdir(parents=True)
     for number in range(chapters):
         (folder / "chapters" / f"toy{number}.md").write_text(
-            CHAPTER.format(seconds=seconds, products=products)
+            CHAPTER.format(name=f"toy{number}", seconds=seconds, products=products)
         )
     (folder / "runs.yml").write_text("default: {purpose: toy, budget: seconds}\n")
     (folder / "_toc.yml").write_text("format: jb-book\nroot: intro\n")

@@ -1,0 +1,48 @@
+"""Every chapter runs from its first cell to its last on a device that is not the CPU, under plain papermill.
+
+A tensor that a chapter leaves on the CPU, or a value that it reads without a copy, ends the run there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+from faultlines.notebook.chapters import Chapter
+from faultlines.notebook.project import Project
+from faultlines.notebook.provenance import read_record
+from faultlines.notebook.runs import Runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Project(ROOT, ROOT / "lib" / "faultlines")
+CHAPTERS = Chapter.all(PROJECT)
+SMOKE = Runs.load(PROJECT)["smoke"].chapters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", SMOKE)
+def test_a_chapter_runs_on_another_device(chapter: str, tmp_path: Path) -> None:
+    notebook, parameters = tmp_path / f"{chapter}.ipynb", tmp_path / "parameters.yaml"
+    nbformat.write(jupytext.read(CHAPTERS[chapter].path), notebook)
+    parameters.write_text(yaml.safe_dump({**SMOKE[chapter], "device": "wooden"}))
+    path = os.pathsep.join(map(str, (Path(__file__).parent / "wooden_kernels", ROOT, ROOT / "lib")))
+    words = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(ROOT / "chapters")]
+    done = subprocess.run(
+        [*words, str(notebook), str(notebook), "-f", str(parameters)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record, why = read_record(nbformat.read(notebook, as_version=4))
+    assert record is not None, why
+    assert record.parameters["device"] == "wooden"
+    # what it found is what the CPU finds, but for what training made of the last bits
+    there, _ = read_record(nbformat.read(ROOT / "tests" / "notebooks" / f"{chapter}.ipynb", as_version=4))
+    assert there is not None
+    assert [row["claim"] for row in record.ledger] == [row["claim"] for row in there.ledger]
