@@ -170,6 +170,20 @@ def test_another_computation_is_a_change(library: Path, what: str) -> None:
     assert changed(before, library_code(library))
 
 
+def test_the_data_file_that_a_module_reads_is_part_of_it(library: Path) -> None:
+    (library / "numbers.json").write_text("[1]")
+    (library / "others.json").write_text("[1]")
+    (library / "reader.py").write_text(
+        'from pathlib import Path\nNUMBERS = Path(__file__).with_name("numbers.json")\n'
+        "def read() -> str:\n    return NUMBERS.read_text()\ndef other() -> int:\n    return 1\n"
+    )
+    before = library_code(library)
+    (library / "others.json").write_text("[2]")
+    assert changed(before, library_code(library)) == []
+    (library / "numbers.json").write_text("[2]")
+    assert changed(before, library_code(library)) == ["faultlines.reader.NUMBERS", "faultlines.reader.read"]
+
+
 def test_the_library_itself_is_read_and_stays_the_same() -> None:
     root = Path(faultlines.__file__).parent
     code = library_code(root)

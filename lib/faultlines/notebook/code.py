@@ -2,8 +2,9 @@
 
 A module is the set of its top-level definitions, each with a hash of its syntax: without comments, docstrings,
 annotations and formatting, and with every imported name replaced by what it names. So a definition that moves to
-another module, or a module that is renamed, leaves every hash as it was, while another constant, or an import that
-brings in another definition under the same name, does not.
+another module, or a module that is renamed, leaves every hash as it was, while another constant, an import that
+brings in another definition under the same name, or another content of a data file that stands beside the module, does
+not.
 """
 
 from __future__ import annotations
@@ -156,19 +157,32 @@ def _public(library: Path) -> dict[str, str]:
     return found
 
 
+def _data(library: Path) -> dict[str, str]:
+    # hashes of the data files of the package, by folder and name: what `Path(__file__).with_name("x.json")` leads to
+    return {
+        f"{'.'.join(path.relative_to(library.parent).parts[:-1])}/{path.name}": digest(
+            path.read_text("utf-8")
+        )
+        for path in sorted(library.rglob("*.json"))
+    }
+
+
 def library_code(library: Path) -> Modules:
     """Return the hashes of every module of the package in folder `library`.
 
     Args:
         library: The folder of the package itself.
     """
-    return _library_code(tuple(_sources(library).items()), tuple(_public(library).items()))
+    return _library_code(*(tuple(found(library).items()) for found in (_sources, _public, _data)))
+
+
+Texts = tuple[tuple[str, str], ...]
 
 
 @lru_cache(maxsize=4)  # one command, and every test, asks again
-def _library_code(files: tuple[tuple[str, str], ...], stubs: tuple[tuple[str, str], ...]) -> Modules:
+def _library_code(files: Texts, stubs: Texts, data: Texts) -> Modules:
     trees = {module: _parsed(source) for module, source in files}
-    public = dict(stubs)
+    public, beside = dict(stubs), dict(data)
     bound = {
         module: Names([tree]).bound
         | {name: f"{module}.{name}" for s in _statements(tree) if (name := _defined(s))}
@@ -197,6 +211,16 @@ def _library_code(files: tuple[tuple[str, str], ...], stubs: tuple[tuple[str, st
                     found[dotted] = meaning(origin)
         return found
 
+    def written(module: str, statement: ast.stmt, names: Mapping[str, str]) -> str:
+        # what a statement says, and what is in the data files that it names
+        read = [
+            beside[place]
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            and (place := f"{module.rpartition('.')[0]}/{node.value}") in beside
+        ]  # fmt: skip
+        return "".join((syntax(statement, names), *read))
+
     def name_alone(origin: str) -> str:
         return origin.rpartition(".")[2] if origin.partition(".")[0] == PACKAGE else origin
 
@@ -208,7 +232,7 @@ def _library_code(files: tuple[tuple[str, str], ...], stubs: tuple[tuple[str, st
         for statement in _statements(tree):
             if name := _defined(statement):
                 names = names_of(module, statement, name_alone)
-                plain[f"{module}.{name}"] = digest(syntax(statement, names))
+                plain[f"{module}.{name}"] = digest(written(module, statement, names))
 
     def content(origin: str) -> str:
         return f"{name_alone(origin)} {plain[origin]}" if origin in plain else origin
@@ -217,7 +241,7 @@ def _library_code(files: tuple[tuple[str, str], ...], stubs: tuple[tuple[str, st
     for module, tree in trees.items():
         hashes = found.setdefault(module, {})
         for statement in _statements(tree):
-            code = digest(syntax(statement, names_of(module, statement, content)))[:10]
+            code = digest(written(module, statement, names_of(module, statement, content)))[:10]
             hashes[_defined(statement) or f"~{code}"] = code
     return found
 
