@@ -47,5 +47,5 @@ def test_a_chapter_runs_on_another_device(chapter: str, tmp_path: Path) -> None:
     assert there is not None
     assert [row["claim"] for row in record.ledger] == [row["claim"] for row in there.ledger]
     pairs = [(own["estimate"], row["estimate"]) for own, row in zip(record.ledger, there.ledger, strict=True)]
-    near = [a == b or None not in (a, b) and abs(a - b) <= 0.01 * max(1.0, abs(b)) for a, b in pairs]
+    near = [a == b or (None not in (a, b) and abs(a - b) <= 0.01 * max(1.0, abs(b))) for a, b in pairs]
     assert sum(near) >= 0.9 * len(near), pairs  # some are seconds
