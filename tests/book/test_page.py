@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_the_page_opens_with_what_changed_and_why(
     first = page_of(checkout, "desk").cells[0].source
     assert "Eight seeds see" in first
     assert first.index("# Toy") < first.index("The desk run") < first.index("Against the default run")
+
+
+@pytest.mark.parametrize("name", ["ex2l", "linearized-attention"])
+def test_both_sides_of_what_changed_stand_over_all_batches_of_seeds(name: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    project = Project(root, root / "lib" / "faultlines")
+    chapter = Chapter.all(project)[name]
+    entries = json.loads((root / "results" / "index.json").read_text())["results"]
+    (default,) = [entry for entry in entries if entry["notebook"] == f"chapters/{name}.ipynb"]
+    stands = {row["claim"]: row["verdict"] for row in default["ledger"]}
+    assert list((root / "results" / "default" / "batches").glob(f"{name}-*.json"))
+    text = run_changes(Freshness(project, Runs.load(project)), RunSpec(chapter, "desk"))
+    told = re.findall(r"\* - ([\w-]+): .*?\n  - <span[^>]*>\W*([a-z ]+)</span>", text)
+    assert told and all(stands.get(claim, "not stated") == verdict for claim, verdict in told), told
 
 
 def test_nothing_is_said_without_a_default_run(

@@ -234,11 +234,16 @@ def run_changes(judge: Freshness, task: RunSpec, where: Where = "any") -> str:
     The reasons stand in `results/<run>/<chapter>.md`, which is written after the run was read.
     """
     here = believed(judge.state(task, where))
-    default = believed(judge.state(RunSpec(task.chapter, "default"), where))
+    first = RunSpec(task.chapter, "default")
+    default = believed(judge.state(first, where))
     if here is None or default is None:
         return ""
-    before = {row["claim"]: row["verdict"] for row in default.ledger}
-    ledger = pooled(judge.project, task, here, alone=False).rows(here.ledger)
+    # on both sides over all batches of seeds, as on the scoreboard
+    there, ledger = (
+        pooled(judge.project, of, result, alone=False).rows(result.ledger)
+        for of, result in ((first, default), (task, here))
+    )
+    before = {row["claim"]: row["verdict"] for row in there}
     moved = [row for row in ledger if before.get(row["claim"], "not stated") != row["verdict"]]
     same = len(here.ledger) - len(moved)
     lines = [f"{same} of {len(here.ledger)} verdicts are those of the default run."]
