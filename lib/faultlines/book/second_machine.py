@@ -114,14 +114,14 @@ def read_second(project: Project, task: RunSpec, base: Result) -> Second | None:
 def standing_rows(project: Project, task: RunSpec, base: Result) -> list[dict[str, Any]]:
     """Return a result's ledger with the verdicts that stand: over all its batches of seeds, and on a second machine.
 
-    A primary verdict that the second machine does not share is *fragile*. One over batches of seeds is left as it is:
+    A primary decision that the second machine does not share is *fragile*. One over batches of seeds is left as it is:
     its pieces come from several machines already.
     """
     rows = pooled(project, task, base, alone=False).rows(base.ledger)
     second = read_second(project, task, base)
     there = second.verdicts() if second else {}
     for row, alone in zip(rows, base.ledger, strict=True):
-        own = row["verdict"] == alone["verdict"]
+        own = row["verdict"] == alone["verdict"] != "inconclusive"  # what is open has nothing to lose
         if row.get("primary") and own and there.get(row["claim"], row["verdict"]) != row["verdict"]:
             row["fragile"] = True
     return rows
