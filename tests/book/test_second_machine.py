@@ -73,6 +73,15 @@ def test_verdicts_that_both_machines_share_are_not(checkout: Project, made: Call
     assert "1 of 2 verdicts are the same, and no primary one differs" in page
 
 
+def test_what_is_open_is_not_fragile(checkout: Project, put: Callable[..., Path], toy: Chapter) -> None:
+    task = RunSpec(toy, "default")
+    put(path=checkout.published("default", "toy"), ledger=with_verdicts("inconclusive", "holds"))
+    put(ledger=with_verdicts("fails", "holds"), kernel=OTHER)
+    write_second(checkout, task)
+    assert fragile(checkout) == {"C1": False, "C2": False}
+    assert "1 of the primary ones differs" in page_of(checkout, task)
+
+
 def test_what_is_no_second_machine_is_refused(checkout: Project, made: Callable[..., RunSpec]) -> None:
     with pytest.raises(UsageError, match="same processor"):
         write_second(checkout, made("holds", "holds", kernel={"device": "CPU", "packages": {"torch": "2"}}))
