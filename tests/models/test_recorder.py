@@ -19,6 +19,33 @@ def x():
     return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+def test_a_tape_that_has_enough_ends_the_forward_pass(x):
+    model, reached = vit(), []
+    model.blocks[2].register_forward_pre_hook(lambda *_: reached.append(True))
+    with record() as whole:
+        model(x)
+    assert reached == [True]
+    with record(2) as tape:
+        model(x)
+        reached.append(False)
+    assert reached == [True]  # neither the third block nor what follows the call
+    assert all(torch.equal(a, b) for a, b in zip(tape.maps, whole.maps[:2], strict=True))
+    assert current_tape() is None
+    with record(9) as all_of_them:
+        model(x)
+    assert len(all_of_them.layers) == 3
+
+
+def test_an_inner_tape_that_has_enough_leaves_the_outer_one_on(x):
+    model = vit()
+    with record(4) as outer:
+        with record(1) as inner:
+            model(x)
+        model(x)
+        model(x)
+    assert len(inner.layers) == 1 and len(outer.layers) == 4
+
+
 @pytest.mark.parametrize("grad_enabled", [True, False])
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_does_not_change_the_explicit_forward_pass(x, grad_enabled, pool):

@@ -86,7 +86,17 @@ class Tape:
         return [layer.maps for layer in self.layers]
 
 
-_tape: ContextVar[Tape | None] = ContextVar("faultlines_tape", default=None)
+class _Tape(Tape):
+    """A tape that is recording, and how many layers it wants."""
+
+    most: int | None = None
+
+
+class _EnoughError(Exception):
+    """The tape of this exception has all the layers that it wants; the rest of the forward pass is for nothing."""
+
+
+_tape: ContextVar[_Tape | None] = ContextVar("faultlines_tape", default=None)
 
 
 def current_tape() -> Tape | None:
@@ -131,21 +141,27 @@ def record_attention(
         >>> tape.maps[0].shape
         torch.Size([2, 1, 5, 5])
     """
-    tape = current_tape()
+    tape = _tape.get()
     if tape is None:
         return
     if maps.ndim != 4:
         raise ValueError(f"maps has shape {tuple(maps.shape)}; [batch, head, query, key] is needed")
     tape.layers.append(LayerRecord(maps=maps, inputs=inputs, q=q, k=k, v=v, terms=terms))
+    if len(tape.layers) == tape.most:
+        raise _EnoughError(tape)
 
 
 @contextmanager
-def record() -> Iterator[Tape]:
+def record(layers: int | None = None) -> Iterator[Tape]:
     """Record every attention layer that runs inside the `with` block.
 
     Recording asks for the explicit form of attention (a fused kernel has no map to hand out); the output is
     the same up to rounding. It works under `torch.func` too, when tape and forward pass are inside the
     transformed function.
+
+    Args:
+        layers: After so many layers the block is left, in the middle of the forward pass: what comes after them would
+            be computed for nothing. By default it runs to its end.
 
     Raises:
         ValueError: At the end of the block, if a layer changed a map in place after it had recorded it.
@@ -159,10 +175,14 @@ def record() -> Iterator[Tape]:
         >>> [tuple(p.shape) for p in tape.maps]
         [(3, 2, 5, 5), (3, 2, 5, 5)]
     """
-    tape = Tape()
+    tape = _Tape()
+    tape.most = layers
     token = _tape.set(tape)
     try:
         yield tape
+    except _EnoughError as enough:
+        if enough.args[0] is not tape:
+            raise
     finally:
         _tape.reset(token)
     for layer in tape.layers:

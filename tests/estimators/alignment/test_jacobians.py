@@ -54,6 +54,16 @@ def test_finite_differences(layer, channels):
         assert found.lam == tapes[0].terms["lambda"]
 
 
+@pytest.mark.parametrize("channels", [1, 20])
+def test_memory_changes_no_jacobian(monkeypatch, channels):
+    model, x = vit(channels=channels), images(n=1, channels=channels)[0]
+    whole = branch_jacobians(model, x, layer=0)
+    monkeypatch.setattr("faultlines.estimators.alignment.jacobians.AT_ONCE", 3000)
+    pieces = branch_jacobians(model, x, layer=0)
+    for one, other in zip(whole, pieces, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), lambda_init=st.floats(-1.5, 1.5))
 def test_lemma_1_and_theorems_2_and_3_on_exact_jacobians(seed, lambda_init):
