@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -29,40 +29,6 @@ from faultlines.training.objectives.objective import check_number
 from faultlines.training.seeding import seeded
 
 
-@dataclass(frozen=True)
-class CORAL(GroupObjective):
-    """Cross-entropy plus the distance of the domains' features (Sun and Saenko 2016, as in DomainBed).
-
-    Args:
-        coefficient: Weight of the penalty; see `coral`.
-
-    Raises:
-        ValueError: If the coefficient is negative.
-    """
-
-    coefficient: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("coefficient", self.coefficient, low=0)
-
-    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
-        """Return the sum and its terms; a domain of fewer than two samples is left out."""
-        loss, penalty = _between_domains(model, batch, coral)
-        return loss + self.coefficient * penalty, {"cross_entropy": loss, "coral": penalty}
-
-
-def _between_domains(
-    model: nn.Module, batch: GroupBatch, distance: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    # the cross-entropy, and the mean distance of two domains' features; a domain of one sample is left out
-    features, logits = pooled_features(model, batch.x)
-    loss = F.cross_entropy(logits, batch.y)
-    parts = [features[batch.domain == d] for d in batch.domain.unique()]
-    pairs = list(combinations([part for part in parts if len(part) > 1], 2))
-    penalty = sum((distance(a, b) for a, b in pairs), start=torch.zeros_like(loss)) / max(len(pairs), 1)
-    return loss, penalty
-
-
 def coral(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
     """Mean squared difference of the means plus that of the covariances, n and m at least 2.
 
@@ -74,28 +40,6 @@ def coral(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]
     a, b = at_least_float(a), at_least_float(b)
     means = (a.mean(dim=0) - b.mean(dim=0)).square().mean()
     return means + (a.T.cov() - b.T.cov()).square().mean()
-
-
-@dataclass(frozen=True)
-class MMD(GroupObjective):
-    """Cross-entropy plus the maximum mean discrepancy of the domains' features (Li et al. 2018, as in DomainBed).
-
-    Args:
-        coefficient: Weight of the penalty; see `mmd`.
-
-    Raises:
-        ValueError: If the coefficient is negative.
-    """
-
-    coefficient: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("coefficient", self.coefficient, low=0)
-
-    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
-        """Return the sum and its terms; a domain of fewer than two samples is left out."""
-        loss, penalty = _between_domains(model, batch, mmd)
-        return loss + self.coefficient * penalty, {"cross_entropy": loss, "mmd": penalty}
 
 
 GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -119,6 +63,67 @@ def mmd(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
         return sum((torch.exp(-gamma * apart).mean() for gamma in GAMMAS), start=a.new_zeros(()))
 
     return alike(a, a) + alike(b, b) - 2 * alike(a, b)
+
+
+@dataclass(frozen=True)
+class _AlikeDomains(GroupObjective):
+    """Cross-entropy plus a distance of the domains' features, the mean over pairs of domains.
+
+    Args:
+        coefficient: Weight of the distance.
+
+    Raises:
+        ValueError: If the coefficient is negative.
+    """
+
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("coefficient", self.coefficient, low=0)
+
+    @staticmethod
+    @abstractmethod
+    def distance(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
+        """Return the distance of the features of two domains, n and m at least 2."""
+
+    def loss(self, model: nn.Module, batch: GroupBatch, clock: Clock) -> LossAndTerms:
+        """Return the sum and its terms; a domain of fewer than two samples is left out."""
+        features, logits = pooled_features(model, batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        parts = [features[batch.domain == d] for d in batch.domain.unique()]
+        pairs = list(combinations([part for part in parts if len(part) > 1], 2))
+        apart = sum((self.distance(a, b) for a, b in pairs), start=torch.zeros_like(loss))
+        penalty = apart / max(len(pairs), 1)
+        return loss + self.coefficient * penalty, {
+            "cross_entropy": loss,
+            type(self).__name__.lower(): penalty,
+        }
+
+
+class CORAL(_AlikeDomains):
+    """Cross-entropy plus the distance `coral` of the domains' features (Sun and Saenko 2016, as in DomainBed).
+
+    Args:
+        coefficient: Weight of the distance.
+
+    Raises:
+        ValueError: If the coefficient is negative.
+    """
+
+    distance = staticmethod(coral)
+
+
+class MMD(_AlikeDomains):
+    """Cross-entropy plus the distance `mmd` of the domains' features (Li et al. 2018, as in DomainBed).
+
+    Args:
+        coefficient: Weight of the distance.
+
+    Raises:
+        ValueError: If the coefficient is negative.
+    """
+
+    distance = staticmethod(mmd)
 
 
 @dataclass(frozen=True)
