@@ -211,15 +211,18 @@ def _library_code(files: Texts, stubs: Texts, data: Texts) -> Modules:
                     found[dotted] = meaning(origin)
         return found
 
-    def written(module: str, statement: ast.stmt, names: Mapping[str, str]) -> str:
-        # what a statement says, and what is in the data files that it names
-        read = [
-            beside[place]
+    places = {place.partition("/")[0] for place in beside}
+
+    def read(module: str, statement: ast.stmt) -> str:
+        # what is in the data files that a statement names
+        room = module.rpartition(".")[0]
+        if room not in places:
+            return ""
+        return "".join(
+            beside.get(f"{room}/{node.value}", "")
             for node in ast.walk(statement)
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
-            and (place := f"{module.rpartition('.')[0]}/{node.value}") in beside
-        ]  # fmt: skip
-        return "".join((syntax(statement, names), *read))
+        )
 
     def name_alone(origin: str) -> str:
         return origin.rpartition(".")[2] if origin.partition(".")[0] == PACKAGE else origin
@@ -232,7 +235,7 @@ def _library_code(files: Texts, stubs: Texts, data: Texts) -> Modules:
         for statement in _statements(tree):
             if name := _defined(statement):
                 names = names_of(module, statement, name_alone)
-                plain[f"{module}.{name}"] = digest(written(module, statement, names))
+                plain[f"{module}.{name}"] = digest(syntax(statement, names) + read(module, statement))
 
     def content(origin: str) -> str:
         return f"{name_alone(origin)} {plain[origin]}" if origin in plain else origin
@@ -241,7 +244,8 @@ def _library_code(files: Texts, stubs: Texts, data: Texts) -> Modules:
     for module, tree in trees.items():
         hashes = found.setdefault(module, {})
         for statement in _statements(tree):
-            code = digest(written(module, statement, names_of(module, statement, content)))[:10]
+            text = syntax(statement, names_of(module, statement, content)) + read(module, statement)
+            code = digest(text)[:10]
             hashes[_defined(statement) or f"~{code}"] = code
     return found
 
