@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ import faultlines
 from faultlines.notebook.chapters import Chapter
 from faultlines.notebook.errors import UsageError
 from faultlines.notebook.freshness import Freshness, State
+from faultlines.notebook.outputs import RECORD, take
 from faultlines.notebook.project import Project
 from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
@@ -152,3 +154,12 @@ def test_effects_that_the_old_code_did_not_keep_are_no_difference() -> None:
     assert compare(new, old).differing  # that it keeps less is one
     assert any("claim C1" in said for said in compare(old, made(effects=[2.0], estimate=4.0)).differing)
     assert compare(made(effects=[2.0, 4.0]), made(effects=[2.0, 5.0])).differing
+
+
+def test_what_is_quoted_no_more_is_no_difference_and_what_is_new_is_one() -> None:
+    plain = execute_by_hand(jupytext.reads(TOY, fmt="md:myst"), {"seeds": 5}, [ROW])
+    more = copy.deepcopy(plain)
+    [record] = take(more, RECORD)
+    record["quoted"]["idle"] = "3"
+    assert compare(more, plain).differing == ()
+    assert compare(plain, more).differing == ("quoted idle",)

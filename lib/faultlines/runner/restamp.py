@@ -161,7 +161,8 @@ def smoke(root: Path, chapter: str) -> nbformat.NotebookNode:
 def compare(one: nbformat.NotebookNode, two: nbformat.NotebookNode, leave: Collection[str] = ()) -> Compared:
     """Compare what two executions showed, quoted and settled.
 
-    Effects of units that the first one's ledger did not keep, and the second one's does, are no difference.
+    Effects of units that the first one's ledger did not keep, and the second one's does, are no difference; nor is what
+    the second one quotes no more, for no text of it can name that.
 
     Args:
         one: The first.
@@ -182,7 +183,8 @@ def compare(one: nbformat.NotebookNode, two: nbformat.NotebookNode, leave: Colle
                 if rows := output.get("data", {}).get(LEDGER):
                     output["data"][LEDGER] = [_as_kept(row, kept) for row in rows]
             b[f"output {n}"] = shown_in(shown).digest()
-    differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    gone = {name for name in a if name.startswith("quoted ") and name not in b}
+    differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name) and name not in gone]
     same = sorted((name, value) for name, value in a.items() if name not in leave)
     return Compared(tuple(name for name in differing if name not in leave), digest(repr(same)))
 
