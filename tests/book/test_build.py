@@ -90,6 +90,10 @@ def test_plain_jupyter_book_is_the_book(small: Project, put: Callable[..., Path]
     assert "Eight seeds see more." in pages["results/desk/toy.html"]
     assert all('id="' + name + '"' in pages[page] for name, page in FIGURES.items())
 
+    # finished are all, whichever process wrote them
+    html = small.build / "html"
+    assert all((html / page).read_text(encoding="utf-8").count('name="viewport"') == 1 for page in pages)
+
     again = plain(small, "-n", "-W", "--keep-going")
     assert re.search(r"0 added, 0 changed, 0 removed", again), again
     assert sphinx_extension.build(small) == small.build / "html" / "index.html"

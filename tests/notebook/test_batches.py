@@ -112,6 +112,14 @@ def test_pieces_are_pooled_by_concatenation(seeded: Project, add: Callable[..., 
     assert found.not_pooled == {"T": "it is a check of all cases, not of seeds"}
 
 
+def test_a_claim_is_followed_once_for_all_who_ask(seeded: Project, add: Callable[..., Path]) -> None:
+    add(200)
+    first, second = read(seeded), read(seeded)
+    assert first.courses["C1"] is second.courses["C1"]
+    add(108, 30)
+    assert read(seeded).courses["C1"] is not first.courses["C1"]
+
+
 def test_batches_of_one_look_are_looked_at_together(seeded: Project, add: Callable[..., Path]) -> None:
     add(108, look=2)
     add(116, look=2)

@@ -5,12 +5,17 @@ A page is finished once, right after it was written; a page that a later build l
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
+import nbformat
 from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
@@ -28,7 +33,7 @@ TOGGLE = re.compile(r'(<li class="toctree-[^>]*><a [^>]*>([^<]*)</a><details[^>]
 # a signature over several lines is a list of definitions without a term
 SIGNATURE = re.compile(r"(<dt\b[^>]*\bclass=\"sig\b(?:(?!</dt>).)*?<dl)>(.*?)</dl>", re.DOTALL)
 # Jupyter Book and the theme each say it, and one of the two is enough
-SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>)\s*<meta name="viewport"[^>]*>')
+SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>.*?)\s*<meta name="viewport"[^>]*>', re.DOTALL)
 
 # names, punctuation, blanks: half of a page's code, and of the colour of what has no class
 UNCOLOURED = ("n", "nn", "p", "w")
@@ -47,18 +52,37 @@ def finish_pages(html: Path, pages: Iterable[str], store: Path) -> None:
         pages: Names of the pages that it wrote.
         store: Where pictures that were made once are kept.
     """
-    sizes: dict[str, tuple[int, int]] = {}
+    paths = [path for page in pages if (path := html / f"{page}.html").is_file()]
+    shown = {found["name"] for path in paths for found in FIGURE.finditer(path.read_text(encoding="utf-8"))}
+    pictures = [path for name in sorted(shown) if (path := html / "_images" / f"{name}.png").is_file()]
+    with ProcessPoolExecutor() as pool:
+        made = pool.map(_write_pair, pictures, repeat(store))
+        sizes = dict(zip((path.stem for path in pictures), made, strict=True))
+        list(pool.map(_finish, paths, repeat(sizes), chunksize=8))
 
-    def size(name: str) -> tuple[int, int] | None:
-        path = html / "_images" / f"{name}.png"
-        if name not in sizes and path.is_file():
-            sizes[name] = _write_pair(path, store)
-        return sizes.get(name)
 
-    for page in pages:
-        path = html / f"{page}.html"
-        if path.is_file():
-            path.write_text(finished(path.read_text(encoding="utf-8"), size), encoding="utf-8")
+def draw_pictures(notebooks: Iterable[str], store: Path) -> ProcessPoolExecutor:
+    """Begin to draw the figures of notebooks for both themes, beside whatever the caller does, and return who draws.
+
+    Args:
+        notebooks: Their texts.
+        store: Where pictures that were made once are kept.
+    """
+    pool = ProcessPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1))
+    for text in notebooks:
+        pool.submit(_draw_all, text, store)
+    return pool
+
+
+def _draw_all(notebook: str, store: Path) -> None:
+    for cell in nbformat.reads(notebook, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                _drawn_pair(base64.b64decode(png), store)
+
+
+def _finish(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    path.write_text(finished(path.read_text(encoding="utf-8"), sizes.get), encoding="utf-8")
 
 
 def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
@@ -160,15 +184,20 @@ def stacked(table: str) -> str:
 
 
 def _write_pair(path: Path, store: Path) -> tuple[int, int]:
-    drawn = path.read_bytes()
+    light, dark = (file.read_bytes() for file in _drawn_pair(path.read_bytes(), store))
+    path.write_bytes(light)
+    path.with_name(f"{path.stem}-dark.png").write_bytes(dark)
+    with Image.open(io.BytesIO(light)) as image:
+        return image.size
+
+
+def _drawn_pair(drawn: bytes, store: Path) -> list[Path]:
     key = hashlib.sha256(drawn + f"{dark_figures.RECIPE}".encode()).hexdigest()
     kept = [store / f"{key}.png", store / f"{key}-dark.png"]
     if not all(file.is_file() for file in kept):
         store.mkdir(parents=True, exist_ok=True)
         for file, made in zip(kept, dark_figures.light_and_dark(drawn), strict=True):
-            file.write_bytes(made)
-    light, dark = (file.read_bytes() for file in kept)
-    path.write_bytes(light)
-    path.with_name(f"{path.stem}-dark.png").write_bytes(dark)
-    with Image.open(io.BytesIO(light)) as image:
-        return image.size
+            half = file.with_suffix(f".{os.getpid()}.tmp")
+            half.write_bytes(made)
+            half.replace(file)  # another process may draw the same
+    return kept

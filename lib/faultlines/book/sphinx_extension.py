@@ -8,6 +8,7 @@ before the published), `published` or `here`.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
@@ -15,12 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import nbformat
 
-from faultlines.book.finish import finish_pages
+from faultlines.book.finish import draw_pictures, finish_pages
 from faultlines.book.measured import cluster_page, costs_page, leaderboard_page, speed_page
 from faultlines.book.page import insert_picture, result_page
 from faultlines.book.picture import picture_html
@@ -51,16 +53,16 @@ class Book:
     Attributes:
         texts: The notebook of each page that shows a result, as text, by the page's name.
         shown: The notebook that each of these was made from.
-        written: The pages that this build wrote.
         touched: The script with the numbers of a page's figure that one can touch, by the page's name.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.shown: dict[str, Path] = {}
-        self.written: list[str] = []
         self.touched: dict[str, str] = {}
         self.project = Project(Path(), Path(__file__).resolve().parents[1])
+        self.drawing: Executor | None = None
+        self.collected = gc.get_threshold()
 
     def prepare(self, app: Sphinx, config: Config) -> None:
         """Write the generated pages, and choose the source of each page of the table of contents.
@@ -141,8 +143,22 @@ class Book:
         if page in self.texts:
             content[0] = self.texts[page]
 
+    def draw(self, app: Sphinx, env: BuildEnvironment, pages: list[str]) -> None:
+        """Draw the figures of the pages that are to be read while they are read; that takes one core alone."""
+        if app.builder.format == "html":
+            texts = [self.texts[page] for page in pages if page in self.texts]
+            self.drawing = draw_pictures(texts, self._pictures)
+
+    @property
+    def _pictures(self) -> Path:
+        return self.project.build / "pictures"
+
     def finish(self, app: Sphinx, exception: Exception | None) -> None:
         """Note whether the build was without fault, and offer each page's own notebook for download."""
+        gc.set_threshold(*self.collected)
+        gc.unfreeze()
+        if self.drawing is not None:
+            self.drawing.shutdown(cancel_futures=exception is not None)
         failed = self._failed(app)
         if exception is not None or cast(Any, app)._warncount:
             failed.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +166,7 @@ class Book:
             return
         failed.unlink(missing_ok=True)
         if app.builder.format == "html":
-            finish_pages(Path(app.outdir), self.written, self.project.build / "pictures")
+            finish_pages(Path(app.outdir), self._written(app), self._pictures)
             for page, path in self.shown.items():
                 source = Path(app.outdir) / "_sources" / f"{page}.ipynb"
                 if source.is_file():
@@ -158,15 +174,38 @@ class Book:
             for page, numbers in self.touched.items():
                 write_atomic(Path(app.outdir) / "_static" / "touch-data" / f"{_flat(page)}.js", numbers)
 
-    def note(self, app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-        """Note that a page is being written, and let it load what its figure needs."""
-        self.written.append(page)
+    def start(self, app: Sphinx) -> None:
+        """Note when the build began, by the clock of the folder that it writes to; spare it the collector of garbage.
+
+        A book is a few million small objects that live to its end, and the collector would go through them for ever.
+        """
+        self.collected = gc.get_threshold()
+        gc.freeze()
+        gc.set_threshold(200_000, 50, 100)
+        mark = self._mark(app)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def load(self, app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+        """Let a page load what its figure needs."""
         if page in self.touched:
             app.add_css_file("touch.css")
             app.add_js_file("touch.js", loading_method="defer")
 
     def _failed(self, app: Sphinx) -> Path:
         return Path(app.doctreedir) / "faultlines.failed"
+
+    def _mark(self, app: Sphinx) -> Path:
+        return Path(app.doctreedir) / "faultlines.began"
+
+    def _written(self, app: Sphinx) -> list[str]:
+        # pages are written by several processes, of which only the files tell
+        html, began = Path(app.outdir), self._mark(app).stat().st_mtime_ns
+        return sorted(
+            str(path.relative_to(html).with_suffix(""))
+            for path in html.rglob("*.html")
+            if path.stat().st_mtime_ns >= began and "_static" not in path.parts
+        )
 
 
 def _flat(page: str) -> str:
@@ -290,6 +329,13 @@ def _configure_buttons(app: Sphinx, config: Config) -> None:
         options.pop("launch_buttons", None)
 
 
+def _write_in_parallel(app: Sphinx, builder: Any) -> None:
+    # Jupyter Book has no option for it; and pages cannot be read so, for sphinx_proof does not merge what it has read
+    if (cores := os.cpu_count() or 1) > 1 and builder.allow_parallel:
+        app.parallel = cores + 1  # one that hands out pages
+        builder.parallel_ok = app.is_parallel_allowed("write")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx; it calls this for each name in its list of extensions."""
     book = Book()
@@ -297,7 +343,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", book.prepare, priority=700)
     app.connect("env-get-outdated", book.outdated)
     app.connect("source-read", book.read)
-    app.connect("html-page-context", book.note)
+    app.connect("builder-inited", book.start)
+    app.connect("env-before-read-docs", book.draw)
+    app.connect("write-started", _write_in_parallel)
+    app.connect("html-page-context", book.load)
     app.connect("build-finished", book.finish)
     app.connect("builder-inited", _shape_for_paper)
     # before napoleon (priority 500), which moves the lines into fields

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -259,8 +260,6 @@ def pooled(project: Project, task: RunSpec, base: Result, *, alone: bool = True)
         base: The result of the run, the first piece.
         alone: Whether to follow the claims of a run without batches too.
     """
-    from faultlines.reporting.sequential import follow
-
     found = Pooled([])
     record = base.provenance
     accepted: list[Batch] = []
@@ -304,12 +303,19 @@ def pooled(project: Project, task: RunSpec, base: Result, *, alone: bool = True)
         try:
             if any(piece and piece["n"] > size for piece, size in zip(pieces, sizes, strict=True)):
                 raise ValueError("its units are not seeds")
-            found.courses[row["claim"]] = follow(by_look)
+            found.courses[row["claim"]] = _followed(json.dumps(by_look))
         except KeyError as missing:
             found.not_pooled[row["claim"]] = f"its ledger is of an older form, without {missing.args[0]}"
         except ValueError as error:
             found.not_pooled[row["claim"]] = str(error)
     return found
+
+
+@lru_cache(maxsize=4096)  # one build asks for a page, its tables, the scoreboard and the front page
+def _followed(pieces: str) -> Course:
+    from faultlines.reporting.sequential import follow
+
+    return follow(json.loads(pieces))
 
 
 def row_of(claim: str, ledger: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
