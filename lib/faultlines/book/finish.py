@@ -32,8 +32,8 @@ UNUSED_FONTS = re.compile(r'\s*<link rel="preload"[^>]*fa-(?:brands|regular)-400
 TOGGLE = re.compile(r'(<li class="toctree-[^>]*><a [^>]*>([^<]*)</a><details[^>]*>\s*<summary)>')
 # a signature over several lines is a list of definitions without a term
 SIGNATURE = re.compile(r"(<dt\b[^>]*\bclass=\"sig\b(?:(?!</dt>).)*?<dl)>(.*?)</dl>", re.DOTALL)
-# Jupyter Book and the theme each say it, and one of the two is enough
-SECOND_VIEWPORT = re.compile(r'(<meta name="viewport"[^>]*>.*?)\s*<meta name="viewport"[^>]*>', re.DOTALL)
+# Jupyter Book and the theme each say it, and once is enough
+VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')
 
 # names, punctuation, blanks: half of a page's code, and of the colour of what has no class
 UNCOLOURED = ("n", "nn", "p", "w")
@@ -103,7 +103,9 @@ def finished(page: str, size: Callable[[str], tuple[int, int] | None]) -> str:
 
     page = TOGGLE.sub(r'\1 aria-label="Parts of \2">', page)
     page = SIGNATURE.sub(_without_roles, page)
-    page = SECOND_VIEWPORT.sub(r"\1", UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page)))
+    page = UNUSED_FONTS.sub("", SECOND_ICONS.sub("", page))
+    if first := VIEWPORT.search(page):
+        page = page[: first.end()] + VIEWPORT.sub("", page[first.end() :])
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = UNCOLOURED_SPAN.sub(r"\1", page)
     if not re.search(r'class="[^"]*\bsd-', page):
