@@ -476,6 +476,10 @@ def test_the_leaderboard_sorts_from_a_list_and_from_its_headings(
     browser.get("about:blank")
     browser.get(f"{site}leaderboard.html")
     settle(browser)
+    table, seen = browser.execute_script(
+        "const t = document.querySelector('table.fl-leaderboard'); return [t.scrollWidth, t.parentElement.clientWidth]"
+    )
+    assert table <= seen  # no column is cut
     before = standing(browser, 0)
     order = Select(browser.find_element(By.CSS_SELECTOR, ".fl-order select"))
     for column, words in ((6, "prediction"), (9, "influence"), (3, "accuracy")):
