@@ -1,4 +1,4 @@
-"""A rehearsal has the shapes of the paper's run and the data of none."""
+"""A rehearsal has the shapes of the paper's run and the data of none; every chapter with a paper's run has one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,40 @@ from faultlines.notebook.project import Project
 from faultlines.notebook.run_spec import RunSpec
 from faultlines.notebook.runs import Runs
 
+ROOT = Path(__file__).parents[2]
+BOOK = Project(ROOT, ROOT / "lib" / "faultlines")
+RUNS, CHAPTERS = Runs.load(BOOK), Chapter.all(BOOK)
+PAPER = [name for name, chapter in CHAPTERS.items() if RUNS.covers("paper", chapter)]
+# what a rehearsal has as the paper's run has it: images, networks, widths; runs.yml says where patches are larger
+KEPT = {
+    "softmax-lipschitz": "dataset patch_size long_patch dim n_heads eps_l2",
+    "linearized-attention": "datasets classes widths trained_widths recipe_widths width eps",
+    "differential-attention": "datasets dim n_heads augment clip_size",
+    "ex2l": "benchmarks tuning_benchmark size network similarity lr",
+    "attribution-robustness": "datasets pool channels architectures vit_dim eps",
+    "crossover": "datasets mechanisms radii grid dim heads cued honest",
+}
+# of numbers less, of lists some
+FEWER = "seeds few_seeds tuning_seeds train_size test_size n_train n_test n epochs steps max_steps"
+SOME = "depths attentions baselines controls lambdas eps_list ridge_list coefficients decays"
 GROUP = "rehearsal: {purpose: the paper's sizes, budget: minutes, chapters: {toy: {seeds: 2}}}\n"
+
+
+def test_every_paper_run_can_be_rehearsed() -> None:
+    rehearsed = [name for name, chapter in CHAPTERS.items() if RUNS.covers("rehearsal", chapter)]
+    assert rehearsed == PAPER and set(KEPT) == set(PAPER)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_rehearsal_has_the_sizes_of_the_paper_and_less_of_all_else(name: str) -> None:
+    paper, rehearsal = (RUNS.parameters(run, CHAPTERS[name]) for run in ("paper", "rehearsal"))
+    kept = KEPT[name].split()
+    assert {key: rehearsal[key] for key in kept} == {key: paper[key] for key in kept}
+    assert rehearsal["device"] == "cpu"
+    assert all(rehearsal[key] <= paper[key] for key in FEWER.split() if key in paper)
+    assert all(set(rehearsal[key]) <= set(paper[key]) for key in SOME.split() if key in paper)
+    # a block that is repeated may be repeated less often
+    assert "depth" not in paper or 1 <= rehearsal["depth"] <= paper["depth"]
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
