@@ -218,16 +218,28 @@ TORCHVISION = (
 )
 
 
+OWN = (
+    "from faultlines.models.recorder import record_attention\nclass Net(nn.Module):\n    def __init__(self):\n"
+    "        super().__init__()\n        torch.manual_seed(0)\n"
+    "        self.qkv, self.f = nn.Linear(4, 12), nn.Linear(4, 10)\n"
+    "    def forward(self, x):\n        x = nn.functional.pixel_unshuffle(x, 2).flatten(2).mT  # 16 patches\n"
+    "        q, k, v = self.qkv(x).chunk(3, dim=-1)\n        maps = (4 * q @ k.mT).softmax(-1)\n"
+    "        record_attention(maps[:, None])\n        return self.f(maps @ v).mean(dim=1)\n"
+    "def It():\n    return Net()"
+)
+
+
 @pytest.mark.parametrize(
     ("package", "body"),
     [
+        ("torch", OWN),
         ("timm", TIMM.format(more="")),
         ("timm", TIMM.format(more=", class_token=False, global_pool='avg'")),
         ("torchvision", TORCHVISION),
     ],
-    ids=["timm", "timm without a class token", "torchvision"],
+    ids=["one's own", "timm", "timm without a class token", "torchvision"],
 )
-def test_attention_maps_of_a_known_transformer_are_read_from_its_own_modules(
+def test_attention_maps_of_a_transformer_are_read_from_its_own_modules(
     package: str, body: str, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
@@ -250,6 +262,14 @@ def test_the_map_of_a_timm_layer_is_the_explicit_softmax_and_the_layer_stays_as_
     assert torch.allclose(tape.maps[0].double(), (q @ k.mT / 8**0.5).softmax(-1), atol=1e-6)
     assert layer.fused_attn == fused and not layer.attn_drop._forward_hooks
     assert torch.allclose(layer(x), out, atol=1e-6)
+
+
+def test_references_of_photographs_see_more_of_them_and_smaller_changes() -> None:
+    assert card.setting_for("digits") == Setting()
+    clothes, photographs = card.setting_for("fashion_mnist"), card.setting_for("cifar10", steps=4, loss=0)
+    assert (clothes.radius, clothes.loss, clothes.train_size) == (8 / 255, 0.4, 600)
+    assert (photographs.radius, photographs.loss, photographs.train_size) == (2 / 255, 1.2, 2000)
+    assert photographs.steps == 4
 
 
 def test_stored_references_are_what_the_library_computes_now() -> None:
