@@ -680,12 +680,13 @@ def book(root: Path, pages: int) -> None:
     (root / "chapters").mkdir(parents=True)
     names = [f"page{number}" for number in range(pages)]
     for name in names:
-        text = TOY.replace("# Toy", f"# {name}").replace("toy", name)
+        text = TOY.replace("# Toy", f"# {name}").replace("toy", name).replace("eq:sum", f"eq:{name}")
         (root / "chapters" / f"{name}.md").write_text(text)
     (root / "runs.yml").write_text("default: {purpose: embedded data, budget: seconds}\n")
-    toc = "".join(f"- file: chapters/{name}\n" for name in names)
+    toc = "".join(f"- file: {page}\n" for page in ("costs", *(f"chapters/{name}" for name in names)))
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: intro\nchapters:\n{toc}")
     (root / "intro.md").write_text("# Front\n")
+    (root / "costs.md").write_text("# Costs\n\n```{include} _generated/costs.md\n```\n")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     del config["bibtex_bibfiles"], config["html"]["favicon"]
     config["sphinx"]["config"]["extensions"].remove("sphinxcontrib.bibtex")

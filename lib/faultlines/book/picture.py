@@ -17,7 +17,6 @@ from typing import Any
 from faultlines.reporting.prose import MARKS
 
 LIMIT = 40.0
-TICKS = (-10, -3, -1, 0, 1, 3, 10)
 DATA = {"default": "small", "desk": "real"}
 """What the data of a run are called in one word; another run goes by its own name."""
 
