@@ -137,7 +137,7 @@ def test_a_recipe_runs_in_an_empty_script(
 ) -> None:
     if "torchvision" in RECIPES[title]:
         pytest.importorskip("torchvision")
-    assert len(RECIPES[title].splitlines()) <= 20
+    assert len(RECIPES[title].splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     exec(compile(RECIPES[title], title, "exec"), {"__name__": "script"})
 

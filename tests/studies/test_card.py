@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from faultlines.data import load
+from faultlines.data.dataset import Dataset
 from faultlines.models import ViT, record
 from faultlines.studies import PROBES, card
 from faultlines.studies.card import (
@@ -178,6 +179,92 @@ def test_a_mechanism_is_measured_as_the_same_network_by_its_name_and_goes_on(
     monkeypatch.setattr(card, "fit", lambda *a, **k: pytest.fail("trained again"))
     assert measure_target(target, load("digits"), TINY, 2, tmp_path / "kept").networks == json.loads(
         json.dumps(found.networks),
+        object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()},
+    )
+
+
+WITHOUT_MAP = {
+    "its output alone": "def It(q, k, v):\n    return (q @ k.mT).softmax(-1) @ v",
+    "no map beside it": "def It(q, k, v):\n    return (q @ k.mT).softmax(-1) @ v, None",
+    "torch's kernel": "def It(q, k, v):\n    return nn.functional.scaled_dot_product_attention(q, k, v)",
+    "the mean of the values": "def It(q, k, v):\n    return v.mean(2, keepdim=True).expand_as(v) + 0 * q",
+}
+
+
+@pytest.mark.parametrize("body", WITHOUT_MAP.values(), ids=WITHOUT_MAP)
+def test_a_mechanism_without_a_map_is_measured_by_the_other_probes(body: str, tmp_path: Path) -> None:
+    found = measure_target(find_target(write(tmp_path, body)), load("digits"), TINY, 2, tmp_path / "kept")
+    assert set(found.networks[0]["probes"]) == set(PROBES) - {"attention map"}
+    assert set(found.left_out) == {"attention map"}
+    assert set(found.references["softmax"][0]["probes"]) == set(PROBES)
+
+
+BAD_IN_A_NETWORK = {
+    "three things": ("m = (q @ k.mT).softmax(-1)\n    return m @ v, m, q", "in an untrained network"),
+    "one map for all heads": ("m = (q @ k.mT).softmax(-1)\n    return m @ v, m.mean(1)", "maps has shape"),
+    "a map without a graph": ("m = (q @ k.mT).softmax(-1)\n    return m @ v, m.detach()", "no graph"),
+    "a hard choice": ("return (q @ k.mT).argmax(-1, keepdim=True) * 0.1 + v", "without a gradient to either"),
+}
+
+
+@pytest.mark.parametrize(("lines", "words"), BAD_IN_A_NETWORK.values(), ids=BAD_IN_A_NETWORK)
+def test_what_no_probe_can_look_at_is_refused_before_it_is_trained(
+    lines: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "fit", lambda *a, **k: pytest.fail("trained"))
+    target = find_target(write(tmp_path, f"def It(q, k, v):\n    {lines}"))
+    with pytest.raises(ValueError, match=words) as caught:
+        measure_target(target, load("digits"), TINY, 2, tmp_path / "kept")
+    assert "\n" not in str(caught.value)
+
+
+def images_of(height: int, width: int, n: int = 200) -> Dataset:
+    pixels = torch.rand(n, 1, height, width, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(n) % 2
+    return Dataset("mine", pixels, classes, pixels[:60], classes[:60], ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (images_of(8, 8, 40), "train_size|n_train"),
+        (images_of(9, 9), "patch"),
+        (images_of(16, 8), "patch|grid"),
+    ],
+    ids=["too few", "patches that do not tile", "oblong"],
+)
+def test_images_that_do_not_fit_the_setting_are_told_before_training(
+    data: Dataset, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "fit", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=words) as caught:
+        measure_target(find_target("softmax"), data, TINY, 2, tmp_path / "kept")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_that_fails_on_one_image_has_no_card(tmp_path: Path) -> None:
+    data = load("digits")
+    data = replace(data, x_train=data.x_train.clone())
+    data.x_train[:] = torch.where(
+        torch.arange(len(data.x_train))[:, None, None, None] % 50 == 0, 0.5, data.x_train
+    )
+    forward = "    def forward(self, x):\n        x = x.flatten(1)\n        return self.f(x / x.std(1, keepdim=True))\n"
+    target = find_target(write(tmp_path, f"{NET}{forward}def It():\n    return Net()"))
+    with pytest.raises(ValueError, match="not finite"):
+        measure_target(target, data, replace(TINY, train_size=600), 3, tmp_path / "kept")
+
+
+def test_an_interrupted_card_of_a_classifier_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f"{NET}    def forward(self, x):\n        return self.f(x.flatten(1))\ndef It():\n    torch.manual_seed(1)\n"
+    target = find_target(write(tmp_path, body + "    return Net()"))
+    given = (target, load("digits"), replace(TINY, test_size=100), 3, tmp_path / "kept")
+    first, looked = measure_target(*given), []
+    plain = card.look
+    monkeypatch.setattr(card, "look", lambda *a: looked.append(1) or plain(*a))
+    (sorted((tmp_path / "kept").glob("*.json"))[0]).unlink()
+    again = measure_target(*given)
+    assert looked == [1] and again.networks == json.loads(
+        json.dumps(first.networks),
         object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()},
     )
 

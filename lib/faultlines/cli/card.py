@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 import webbrowser
 from pathlib import Path
@@ -61,17 +62,33 @@ def card(
     forecast(given)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "card.ipynb"
+    told = threading.Thread(target=tell, args=(folder / "measured", ended := threading.Event()), daemon=True)
+    told.start()
     try:
         papermill.execute_notebook(notebook, str(page), given, progress_bar=out.is_terminal)
     except PapermillExecutionError as error:
         say(err, f"faultlines: {error.ename}: {' '.join(str(error.evalue).split())}")
         say(err, f"  its notebook, with the traceback: {page}")
         return 1
+    finally:
+        ended.set()
     page = as_html(page)
     say(out, f"the card: {page}, {folder / 'card.json'}")
     if open_page:
         webbrowser.open(page.resolve().as_uri())
     return 0
+
+
+def tell(measured: Path, ended: threading.Event) -> None:
+    """Say how many networks or batches of a card are measured, whenever there is one more, until it has ended."""
+    before = there = len(list(measured.glob("*.json")))
+    if there:
+        say(out, f"{there} measured before: those with the same file and setting are taken")
+    while not ended.wait(1.0):
+        there = len(list(measured.glob("*.json")))
+        if there > before:
+            say(out, f"{there} measured")
+            before = there
 
 
 def forecast(given: dict[str, Any]) -> None:
@@ -80,7 +97,7 @@ def forecast(given: dict[str, Any]) -> None:
     Raises:
         UsageError: If the target or the data set is bad.
     """
-    from faultlines.studies.card import data_for, setting_for, stored_references
+    from faultlines.studies.card import data_for, rehearse, seconds_of_a_batch, setting_for, stored_references
     from faultlines.studies.card_target import check_target, find_target
 
     fields = ("radius", "loss", "steps", "epochs", "train_size", "test_size")
@@ -92,21 +109,26 @@ def forecast(given: dict[str, Any]) -> None:
         said = check_target(
             found, data, given["weights"], setting.heads, setting.dim // setting.heads, tokens
         )
+        if found.kind == "mechanism":
+            most = rehearse(found, data, setting)
+        else:
+            most = seconds_of_a_batch(found, data, setting, given["weights"])
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from None
     for warning in said:
         say(err, f"warning: {warning}")
     if found.kind == "classifier":
-        say(out, f"a classifier, on {given['seeds']} batches of test images; nothing is trained")
+        each = f"about {most:.0f} s of a processor each"
+        say(out, f"a classifier, on {given['seeds']} batches of test images, {each}; nothing is trained")
         return
     took = [n["seconds"] for by in stored_references(setting).values() for n in by.values() if "seconds" in n]
-    each = f", about {sum(took) / len(took):.0f} s of a processor each" if took else ""
+    each = f"about {sum(took) / len(took):.0f} s" if took else f"at most {most:.0f} s"
     beside = (
         ""
         if took or given["target"] == "softmax"
         else ", and as many of softmax, for this setting has no references"
     )
-    say(out, f"a mechanism, to be trained with {given['seeds']} seeds{each}{beside}")
+    say(out, f"a mechanism, to be trained with {given['seeds']} seeds, {each} of a processor each{beside}")
 
 
 @command

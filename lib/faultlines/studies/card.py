@@ -16,16 +16,18 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from faultlines import __version__
-from faultlines.data.dataset import Dataset, make_task
+from faultlines.data.dataset import Dataset, Task, make_task
 from faultlines.data.image_files import list_images, read_images
 from faultlines.data.loading import load
 from faultlines.estimators.attribution.methods import attribute
@@ -48,6 +50,8 @@ from faultlines.training.seeding import seeded
 
 SCHEMA = 1
 REFERENCES = Path(__file__).with_name("card_references.json")
+MAP = "attention map"
+NO_MAP = "the mechanism returns its output alone, and no map"
 LARGEST_KERNEL = 300_000  # weights above which a network's tangent kernel is too large for a card
 
 Numbers = dict[str, Any]
@@ -106,27 +110,69 @@ def measure_mechanism(
 ) -> Numbers | None:
     """Train one network with a mechanism to the loss, and return its numbers; None where it does not come there.
 
-    Images, first weights and their order are those of the seed, whatever the mechanism.
+    Images, first weights and their order are those of the seed, whatever the mechanism. A mechanism that hands out no
+    map has no numbers under the probe of maps.
     """
-    x, y, x_test, y_test = make_task(
-        data, None, n_train=setting.train_size, n_test=setting.test_size, seed=seed, dtype=torch.float32
-    )
-    height = data.image_shape[1]
-
-    def network() -> ViT:
-        return ViT(
-            image_shape=data.image_shape, patch_size=height // setting.grid, classes=len(data.classes),
-            dim=setting.dim, depth=setting.depth, heads=setting.heads, attention=make,
-        )  # fmt: skip
-
-    model = seeded(network, seed)
+    x, y, x_test, y_test = _task(data, setting, seed)
+    model = _network(make, data, setting, seed)
     history = fit(
         model, x, y, seed=seed, epochs=setting.epochs, batch_size=min(64, len(x)), lr=0.01, weight_decay=0.0,
         warmup=0.0, schedule="constant", stop_at_loss=setting.loss, stop_every=20,
     )  # fmt: skip
     if history.stopped_at is None:
         return None
-    return look(model.eval(), (x, y), (x_test, y_test), setting, seed, dict(PROBES))
+    with torch.no_grad(), record() as tape:
+        model.eval()(x[:1])
+    probes = {name: probe for name, probe in PROBES.items() if tape.layers or name != MAP}
+    return look(model, (x, y), (x_test, y_test), setting, seed, probes)
+
+
+def _task(data: Dataset, setting: Setting, seed: int) -> Task:
+    return make_task(
+        data, None, n_train=setting.train_size, n_test=setting.test_size, seed=seed, dtype=torch.float32
+    )
+
+
+def _network(make: Callable[..., Any] | str, data: Dataset, setting: Setting, seed: int) -> ViT:
+    def network() -> ViT:
+        return ViT(
+            image_shape=data.image_shape, patch_size=data.image_shape[1] // setting.grid,
+            classes=len(data.classes), dim=setting.dim, depth=setting.depth, heads=setting.heads, attention=make,
+        )  # fmt: skip
+
+    return seeded(network, seed)
+
+
+def rehearse(target: Target, data: Dataset, setting: Setting) -> float:
+    """Send a few images through an untrained network with a mechanism and through every probe, before it is trained.
+
+    Returns:
+        Seconds that one network takes at the most.
+
+    Raises:
+        ValueError: If the images are too few or of another shape than the setting's, or a probe cannot look at the
+            network; one line.
+    """
+    try:
+        x, y, x_test, y_test = _task(data, setting, 0)
+        model = _network(target.make, data, setting, 0)
+        with record() as tape:
+            start = time.process_time()
+            nn.functional.cross_entropy(model(x[:64]), y[:64]).backward()
+            step = time.process_time() - start
+        few = (x[:4], y[:4]), (x_test[:2], y_test[:2])
+        budget = ProbeBudget(eps=setting.radius, steps=1)
+        start = time.process_time()
+        for name, probe in PROBES.items():
+            if tape.layers or name != MAP:
+                probe(model.eval(), *few, budget, 0)
+        looked = time.process_time() - start
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(
+            f"target={target.name!r} on {data.name!r}, in an untrained network: {said}"
+        ) from error
+    return setting.epochs * math.ceil(setting.train_size / 64) * step + setting.steps * looked
 
 
 def look(
@@ -148,47 +194,92 @@ def look(
         loss = nn.functional.cross_entropy(model(x), y).item()
     right = logits.argmax(dim=1) == y_test
     chosen = right.nonzero().flatten()[: setting.n_images]
+    if not (math.isfinite(loss) and bool(logits.isfinite().all())):
+        raise ValueError(
+            f"the network returns values that are not finite on the {len(x) + len(x_test)} images"
+        )
     if len(chosen) < 2:
-        raise ValueError(f"the network has {len(chosen)} of {len(y_test)} images right; two are needed")
+        raise ValueError(
+            f"the network has {len(chosen)} of {len(y_test)} images right, and two are needed; with fewer seeds a "
+            "classifier's batches of test images are larger"
+        )
     budget = ProbeBudget(eps=setting.radius, steps=setting.steps)
     few = (x[: setting.n_influence], y[: setting.n_influence])
     numbers: Numbers = {"accuracy": right.double().mean().item(), "loss": loss, "probes": {}}
     for name, probe in probes.items():
         moved = probe(model, few, (x_test[chosen], y_test[chosen]), budget, seed)
+        if not (math.isfinite(moved.attack) and math.isfinite(moved.noise)):
+            raise ValueError(
+                f"the network moves by {moved.attack:g} under {name}, by {moved.noise:g} under noise"
+            )
         numbers["probes"][name] = [moved.attack, moved.noise]
     return numbers
 
 
 def measure_classifier(
-    model: nn.Module, data: Dataset, setting: Setting, batches: int
+    model: nn.Module,
+    data: Dataset,
+    setting: Setting,
+    batches: int,
+    keep: Callable[[int, Callable[[], Numbers]], Numbers] = lambda _, measure: measure(),
 ) -> tuple[list[Numbers], dict[str, str]]:
     """Measure a classifier on disjoint batches of test images with the probes that fit it.
+
+    Args:
+        model: The classifier.
+        data: The data set.
+        setting: See `Setting`.
+        batches: How many.
+        keep: Called with the number of a batch and what measures it; returns its numbers.
 
     Returns:
         The numbers of each batch, and why a probe is left out, by probe.
     """
-    wrapped = _Logits(model).eval()
-    probes: dict[str, Probe] = {**PROBES, "logits": _steep_logits}
-    left = {"attention layer": "a classifier's attention layers are not run one by one"}
     each = min(setting.test_size, len(data.x_test) // batches)
     order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))
     draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(1))[: setting.train_size]
-    found = []
+    with _fitting(model, data) as (wrapped, probes, left):
+        train, found = (data.x_train[draw], data.y_train[draw]), []
+        for n in range(batches):
+            part = order[n * each : (n + 1) * each]
+            test = (data.x_test[part], data.y_test[part])
+            found.append(keep(n, partial(look, wrapped, train, test, setting, n, probes)))
+    return found, left
+
+
+@contextmanager
+def _fitting(model: nn.Module, data: Dataset) -> Iterator[tuple[nn.Module, dict[str, Probe], dict[str, str]]]:
+    # a classifier that returns its logits and hands its maps to the recorder, the probes for it, and why others are not
+    wrapped = _Logits(model).eval()
+    probes: dict[str, Probe] = {**PROBES, "logits": _steep_logits}
+    left = {"attention layer": "a classifier's attention layers are not run one by one"}
     with maps_of_timm(model):
         wrapped.pool = _read_out(model, data.x_test[:1])
         try:
             attribute(wrapped, data.x_test[:2], data.y_test[:2], method="raw_attention", create_graph=True)
         except (ValueError, RuntimeError) as error:
             said = one_line(error).replace(_Logits.__name__, type(model).__name__)
-            left["attention map"] = f"none can be read: {said}"
+            left[MAP] = f"none can be read: {said}"
         if sum(p.numel() for p in model.parameters()) > LARGEST_KERNEL:
             left["influence"] = f"the tangent kernel of more than {LARGEST_KERNEL:,} weights is left out"
-        fitting = {name: probe for name, probe in probes.items() if name not in left}
-        for n in range(batches):
-            part = order[n * each : (n + 1) * each]
-            test = (data.x_test[part], data.y_test[part])
-            found.append(look(wrapped, (data.x_train[draw], data.y_train[draw]), test, setting, n, fitting))
-    return found, left
+        yield wrapped, {name: probe for name, probe in probes.items() if name not in left}, left
+
+
+def seconds_of_a_batch(target: Target, data: Dataset, setting: Setting, weights: str = "") -> float:
+    """Return at most how many seconds a classifier's batch takes, from two images and one step.
+
+    Raises:
+        ValueError: If a probe cannot look at the classifier; one line.
+    """
+    with _fitting(made_classifier(target, weights), data) as (wrapped, probes, _):
+        start = time.process_time()
+        for probe in probes.values():
+            few = (data.x_train[:4], data.y_train[:4]), (data.x_test[:2], data.y_test[:2])
+            try:
+                probe(wrapped, *few, ProbeBudget(eps=setting.radius, steps=1), 0)
+            except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+                raise ValueError(f"target={target.name!r} on {data.name!r}: {one_line(error)}") from error
+        return (time.process_time() - start) * setting.steps * setting.n_images / 2
 
 
 def _read_out(model: nn.Module, x: Float[Tensor, "1 channel height width"]) -> str:
@@ -403,18 +494,27 @@ def measure_target(
             loss.
     """
     references = stored_references(setting)
+    images = hashlib.sha256(data.x_train.numpy().tobytes()).hexdigest()[:16]
     if target.kind == "classifier":
         model = made_classifier(target, weights)
         said = check_classifier(model, target.name, data.x_test, data.y_test, len(data.classes))
-        batches, left = measure_classifier(model, data, setting, seeds)
+        state = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            state.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+
+        def keep(n: int, measure: Callable[[], Numbers]) -> Numbers:
+            key = json.dumps([SCHEMA, target.source, state.hexdigest(), asdict(setting), images, seeds, n])
+            return cast(Numbers, kept(folder, key, measure))
+
+        batches, left = measure_classifier(model, data, setting, seeds, keep)
         return Measured(target, dict(enumerate(batches)), references, [], left, said)
     if weights:
         raise ValueError(f"weights={weights!r} are for a classifier; a mechanism is trained here")
     check_mechanism_target(target, setting.heads, setting.dim // setting.heads, setting.grid**2 + 1)
+    rehearse(target, data, setting)
     wanted = {target.name: target}
     if not references and target.name != "softmax":
         wanted["softmax"] = find_target("softmax")
-    images = hashlib.sha256(data.x_train.numpy().tobytes()).hexdigest()[:16]
     found: dict[str, dict[int, Numbers | None]] = {}
     for (name, one), seed in ((item, seed) for item in wanted.items() for seed in range(seeds)):
         stored = references.get(name, {}).get(seed) if one.source == name else None
@@ -434,7 +534,8 @@ def measure_target(
         name = "softmax"
         references = {name: {s: n for s, n in found.get(name, found[target.name]).items() if n is not None}}
     missed = [seed for seed, numbers in found[target.name].items() if numbers is None]
-    return Measured(target, own, references, missed, {}, [])
+    left = {} if all(MAP in numbers["probes"] for numbers in own.values()) else {MAP: NO_MAP}
+    return Measured(target, own, references, missed, left, [])
 
 
 def data_for(words: str) -> Dataset:

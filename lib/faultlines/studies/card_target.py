@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faultlines.data.dataset import Dataset
 from faultlines.models.inference import logits_of
@@ -177,7 +178,8 @@ def check_mechanism_target(target: Target, heads: int, width: int, tokens: int) 
     made = made.eval() if isinstance(made, nn.Module) else made
     q, k, v = (torch.randn(2, heads, tokens, width).requires_grad_() for _ in range(3))
     explicit = getattr(made, "explicit", made)
-    with torch.enable_grad():
+    # of the fused kernels of torch only the plain one has second derivatives, and the probes ask for it too
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         output = _first(called(explicit, target.name, q, k, v))
         again = _first(called(explicit, target.name, q, k, v))
         where = f"target={target.name!r}, called on q, k and v of shape {tuple(q.shape)},"
@@ -189,12 +191,18 @@ def check_mechanism_target(target: Target, heads: int, width: int, tokens: int) 
                 f"{where} returns shape {tuple(output.shape)}; [batch, head, query, value_dim] is needed"
             )
         _check_values(output, again, where)
-        gradients = _gradients(output, (q, k, v), where)
+        weights = _weights(output)
+        gradients = _gradients(output, (q, k, v), where, weights)
         if all(g is None for g in gradients):
             raise ValueError(f"{where} has no gradient to any of them (detach, no_grad or argmax?)")
+        other = _first(called(explicit, target.name, q.flip(2), k.roll(1, 2), v))
+        if gradients[0] is None and gradients[1] is None and not torch.equal(other, output):
+            raise ValueError(
+                f"{where} follows q and k without a gradient to either (detach, no_grad or argmax?)"
+            )
         try:
             total = cast(Tensor, sum(g.square().sum() for g in gradients if g is not None))
-            torch.autograd.grad(total, (q, k, v), allow_unused=True)
+            total.backward()  # through all of it: a slope that is constant in q, k and v still has one in the weights
         except RuntimeError as error:
             raise ValueError(f"{where} has no second derivative: {one_line(error)}") from error
 
@@ -228,7 +236,7 @@ def check_classifier(model: nn.Module, name: str, x: Tensor, y: Tensor, classes:
             raise ValueError(
                 f"{where} has no gradient to the image (detach, no_grad or argmax?): no attack can see it"
             )
-        (gradient,) = _gradients(output, (x,), where)
+        (gradient,) = _gradients(output, (x,), where, _weights(output))
         if gradient is None or not bool((gradient != 0).any()):
             raise ValueError(f"{where} has no gradient to the image: no attack can see it")
     said = []
@@ -259,10 +267,15 @@ def _check_values(output: Tensor, again: Tensor, where: str) -> None:
         )
 
 
-def _gradients(output: Tensor, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor | None, ...]:
+def _weights(output: Tensor) -> Tensor:
+    return torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).reshape(output.shape).requires_grad_()
+
+
+def _gradients(
+    output: Tensor, inputs: tuple[Tensor, ...], where: str, weights: Tensor
+) -> tuple[Tensor | None, ...]:
     if not output.requires_grad:
         return (None,) * len(inputs)
-    weights = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).reshape(output.shape)
     found = torch.autograd.grad((output * weights).sum(), inputs, create_graph=True, allow_unused=True)
     if not all(bool(g.isfinite().all()) for g in found if g is not None):
         raise ValueError(f"{where} has a gradient that is not finite")
