@@ -118,8 +118,8 @@ def forecast(given: dict[str, Any]) -> None:
     for warning in said:
         say(err, f"warning: {warning}")
     if found.kind == "classifier":
-        each = f"about {most:.0f} s of a processor each"
-        say(out, f"a classifier, on {given['seeds']} batches of test images, {each}; nothing is trained")
+        each = f", at most {most:.0f} s of a processor each" if most is not None else ""
+        say(out, f"a classifier, on {given['seeds']} batches of test images{each}; nothing is trained")
         return
     took = [n["seconds"] for by in stored_references(setting).values() for n in by.values() if "seconds" in n]
     each = f"about {sum(took) / len(took):.0f} s" if took else f"at most {most:.0f} s"

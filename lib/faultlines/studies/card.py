@@ -33,7 +33,7 @@ from faultlines.data.loading import load
 from faultlines.estimators.attribution.methods import attribute
 from faultlines.estimators.lipschitz.local import local_lipschitz
 from faultlines.models.inference import logits_of
-from faultlines.models.recorder import record, recording_torch_layers
+from faultlines.models.recorder import Tape, record, recording_torch_layers
 from faultlines.models.vit import ViT
 from faultlines.models.weight_files import one_line
 from faultlines.studies.card_target import (
@@ -52,6 +52,7 @@ SCHEMA = 1
 REFERENCES = Path(__file__).with_name("card_references.json")
 MAP = "attention map"
 NO_MAP = "the mechanism returns its output alone, and no map"
+FEW = 8  # images of a rehearsal
 LARGEST_KERNEL = 300_000  # weights above which a network's tangent kernel is too large for a card
 
 Numbers = dict[str, Any]
@@ -123,8 +124,24 @@ def measure_mechanism(
         return None
     with torch.no_grad(), record() as tape:
         model.eval()(x[:1])
-    probes = {name: probe for name, probe in PROBES.items() if tape.layers or name != MAP}
-    return look(model, (x, y), (x_test, y_test), setting, seed, probes)
+    return look(model, (x, y), (x_test, y_test), setting, seed, _probes(tape))
+
+
+def _probes(tape: Tape) -> dict[str, Probe]:
+    return {name: probe for name, probe in PROBES.items() if tape.layers or name != MAP}
+
+
+def _miniature(
+    model: nn.Module, probes: Mapping[str, Probe], task: Sequence[Tensor], setting: Setting
+) -> float:
+    # seconds in which the probes look at a few images with one step
+    x, y, x_test, y_test = task
+    start = time.process_time()
+    for probe in probes.values():
+        probe(
+            model, (x[:4], y[:4]), (x_test[:FEW], y_test[:FEW]), ProbeBudget(eps=setting.radius, steps=1), 0
+        )
+    return time.process_time() - start
 
 
 def _task(data: Dataset, setting: Setting, seed: int) -> Task:
@@ -154,25 +171,20 @@ def rehearse(target: Target, data: Dataset, setting: Setting) -> float:
             network; one line.
     """
     try:
-        x, y, x_test, y_test = _task(data, setting, 0)
+        task = _task(data, setting, 0)
         model = _network(target.make, data, setting, 0)
         with record() as tape:
             start = time.process_time()
-            nn.functional.cross_entropy(model(x[:64]), y[:64]).backward()
+            nn.functional.cross_entropy(model(task.x[:64]), task.y[:64]).backward()
             step = time.process_time() - start
-        few = (x[:4], y[:4]), (x_test[:2], y_test[:2])
-        budget = ProbeBudget(eps=setting.radius, steps=1)
-        start = time.process_time()
-        for name, probe in PROBES.items():
-            if tape.layers or name != MAP:
-                probe(model.eval(), *few, budget, 0)
-        looked = time.process_time() - start
+        looked = _miniature(model.eval(), _probes(tape), task, setting)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         said = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(
             f"target={target.name!r} on {data.name!r}, in an untrained network: {said}"
         ) from error
-    return setting.epochs * math.ceil(setting.train_size / 64) * step + setting.steps * looked
+    passes = setting.epochs * math.ceil(setting.train_size / 64)
+    return passes * step + looked * setting.steps * setting.n_images / FEW
 
 
 def look(
@@ -265,21 +277,14 @@ def _fitting(model: nn.Module, data: Dataset) -> Iterator[tuple[nn.Module, dict[
         yield wrapped, {name: probe for name, probe in probes.items() if name not in left}, left
 
 
-def seconds_of_a_batch(target: Target, data: Dataset, setting: Setting, weights: str = "") -> float:
-    """Return at most how many seconds a classifier's batch takes, from two images and one step.
-
-    Raises:
-        ValueError: If a probe cannot look at the classifier; one line.
-    """
-    with _fitting(made_classifier(target, weights), data) as (wrapped, probes, _):
-        start = time.process_time()
-        for probe in probes.values():
-            few = (data.x_train[:4], data.y_train[:4]), (data.x_test[:2], data.y_test[:2])
-            try:
-                probe(wrapped, *few, ProbeBudget(eps=setting.radius, steps=1), 0)
-            except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-                raise ValueError(f"target={target.name!r} on {data.name!r}: {one_line(error)}") from error
-        return (time.process_time() - start) * setting.steps * setting.n_images / 2
+def seconds_of_a_batch(target: Target, data: Dataset, setting: Setting, weights: str = "") -> float | None:
+    """Return at most how many seconds a classifier's batch takes; None where a few images are too few to tell."""
+    task = (data.x_train, data.y_train, data.x_test, data.y_test)
+    try:
+        with _fitting(made_classifier(target, weights), data) as (wrapped, probes, _):
+            return _miniature(wrapped, probes, task, setting) * setting.steps * setting.n_images / FEW
+    except (ValueError, RuntimeError):
+        return None
 
 
 def _read_out(model: nn.Module, x: Float[Tensor, "1 channel height width"]) -> str:
