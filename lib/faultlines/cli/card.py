@@ -110,19 +110,19 @@ def forecast(given: dict[str, Any]) -> None:
             found, data, given["weights"], setting.heads, setting.dim // setting.heads, tokens
         )
         if found.kind == "mechanism":
-            most = rehearse(found, data, setting)
+            longest = f"at most {rehearse(found, data, setting):.0f} s"
         else:
             most = seconds_of_a_batch(found, data, setting, given["weights"])
+            longest = "" if most is None else f", at most {most:.0f} s of a processor each"
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from None
     for warning in said:
         say(err, f"warning: {warning}")
     if found.kind == "classifier":
-        each = f", at most {most:.0f} s of a processor each" if most is not None else ""
-        say(out, f"a classifier, on {given['seeds']} batches of test images{each}; nothing is trained")
+        say(out, f"a classifier, on {given['seeds']} batches of test images{longest}; nothing is trained")
         return
     took = [n["seconds"] for by in stored_references(setting).values() for n in by.values() if "seconds" in n]
-    each = f"about {sum(took) / len(took):.0f} s" if took else f"at most {most:.0f} s"
+    each = f"about {sum(took) / len(took):.0f} s" if took else longest
     beside = (
         ""
         if took or given["target"] == "softmax"
